@@ -1,0 +1,166 @@
+"""Recipes: frozen dataclasses read from TOML. No torch here, so that the command line starts at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from tambour.errors import InputError
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompt templates (method, section 3). `{}` is the description of the design."""
+
+    trigger: str = "[emb]"
+    design: str = "a {}"
+    style: str = "a {} in [emb] style"
+    negative: str = "lowres, bad anatomy, cropped, worst quality, low quality"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Which layers the adapter touches and how large it is."""
+
+    rank: int = 32
+    alpha: float = 32.0
+    convolutions: bool = False  # also the resnet convolutions beside each attention block (our option; the paper: False)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Inversion and block similarity (method, section 2)."""
+
+    inversion: str = "renoise"  # "renoise" or "ddim"
+    steps: int = 50
+    renoise_iterations: int = 4
+    segments: int = 10
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage."""
+
+    iterations: int = 400
+    learning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Complement:
+    """Self-generated pairs (method, section 4)."""
+
+    count: int = 10
+    source: str = "text"  # "text": from prompts alone; "designs": from bundled designs through the structure conditions
+    colours: tuple[str, ...] = ("red", "blue", "yellow", "green", "orange", "purple", "pink", "brown", "black", "white")
+    objects: tuple[str, ...] = ("dog", "flower", "star", "bird", "heart", "tree", "fish", "cat", "leaf", "house")
+    first_segment: int = 5  # filter 1 looks at segments first_segment .. segments - 1
+
+
+@dataclass(frozen=True)
+class StageTwo:
+    """Contrastive stage (method, section 5)."""
+
+    iterations: int = 200
+    learning_rate: float = 1e-4
+    contrastive_weight: float = 1e-4
+    generated_weight: float = 0.1
+    reference_weight: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Edges:
+    """One inference setting of section 6."""
+
+    tile: float = 0.5
+    canny: float = 0.5
+    strength: float = 0.95
+    correct_colours: bool = True
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling constants (method, section 6)."""
+
+    size: int = 1024  # longer side, px
+    steps: int = 30
+    guidance_scale: float = 7.0
+    lora_scale: float = 1.0
+    blur_kernel: int = 15  # Gaussian kernel of the tile condition, px at `size`
+    canny_low: int = 100
+    canny_high: int = 200
+    guide_strength: float = 0.6  # SDEdit strength when starting from the stitch guide
+    firm: Edges = field(default_factory=Edges)
+    free: Edges = field(default_factory=lambda: Edges(tile=0.4, canny=0.0, strength=0.85, correct_colours=False))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number of one run. `recipes/sdxl.toml` holds the paper's, `recipes/mini.toml` what works on mini."""
+
+    base: str = "mini"
+    resolution: int = 1024  # longer side the reference is resized to, px (aspect ratio is kept)
+    crop: int = 0  # side of random training crops at that resolution, px; 0: the whole picture
+    batch: int = 1
+    precision: str = "float32"  # "float32", "bfloat16" or "float16" (autocast of the frozen base)
+    prompts: Prompts = field(default_factory=Prompts)
+    lora: Lora = field(default_factory=Lora)
+    analysis: Analysis = field(default_factory=Analysis)
+    stage_one: Stage = field(default_factory=Stage)
+    complement: Complement = field(default_factory=Complement)
+    stage_two: StageTwo = field(default_factory=StageTwo)
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+def _build(cls: type, values: dict, where: str):
+    """Build dataclass `cls` from a TOML table, refusing unknown keys and wrong types."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InputError(f"Recipe key {where}{unknown[0]!r} is not known.", f"Allowed here: {', '.join(sorted(known))}.")
+    built = {}
+    for key, value in values.items():
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise InputError(f"Recipe key {where}{key!r} must be a table, not {value!r}.")
+            built[key] = _build(kind, value, f"{where}{key}.")
+        elif typing.get_origin(kind) is tuple:
+            built[key] = tuple(value)
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            built[key] = float(value)
+        elif type(value) is not kind:
+            raise InputError(f"Recipe key {where}{key!r} must be {kind.__name__}, not {value!r}.")
+        else:
+            built[key] = value
+    return cls(**built)
+
+
+def read_recipe(source: str | Path) -> Recipe:
+    """Read a recipe: a TOML file's path, or the name of a bundled one ("mini", "sdxl").
+
+    Raises:
+        InputError: the file cannot be read, or a key or type is wrong.
+    """
+    path = Path(source)
+    try:
+        if path.suffix == ".toml":
+            text = path.read_text()
+        else:
+            text = resources.files("tambour").joinpath("recipes", f"{source}.toml").read_text()
+        values = tomllib.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"There is no recipe {str(source)!r}.", "Give a .toml file, or one of: mini, sdxl.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+        raise InputError(f"Recipe {str(source)!r} cannot be read: {fault}.") from None
+    return _build(Recipe, values, "")
+
+
+def recipe_values(recipe: Recipe) -> dict:
+    """The recipe as plain nested dicts, for manifests and style files."""
+    return dataclasses.asdict(recipe)
