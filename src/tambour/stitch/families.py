@@ -1,0 +1,310 @@
+"""The eight families: from thread coordinates to the surface of the threads, one function each, vectorised over pixels.
+
+Every function takes a `Frame` (px), the stitch, its measures in px and a `Dice`, and returns `Threads`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tambour.stitch.frames import Frame
+from tambour.stitch.parameters import Stitch
+
+PI2 = np.float32(2 * np.pi)
+
+
+@dataclass
+class Threads:
+    """Surface at M pixels: height px; tx, ty unit fibre tangent in the plane; tint: brightness factor about 1;
+    cover: 0 fabric to 1 thread; shine: weight of mirror-like light (sequins), 0 for fibres; thread: (M,) int32 id."""
+
+    height: np.ndarray
+    tx: np.ndarray
+    ty: np.ndarray
+    tint: np.ndarray
+    cover: np.ndarray
+    thread: np.ndarray
+    shine: np.ndarray | None = None
+
+
+class Dice:
+    """Numbers in [0, 1) by integer names: the same name always gives the same number."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.table = rng.random(8192, dtype=np.float32)
+        tile = rng.standard_normal((256, 256)).astype(np.float32)
+        self.noise = _smooth_tile(tile, 0.9) - _smooth_tile(tile, 2.2)  # fibres, wraps around
+        self.noise /= self.noise.std()
+
+    def __call__(self, first: np.ndarray, second: np.ndarray | int = 0, salt: int = 0) -> np.ndarray:
+        name = first * np.int32(1597) + np.int32(salt * 3571) + (second * np.int32(2833) if salt >= 0 else 0)
+        name ^= name >> 7
+        return self.table.take(name & 8191)
+
+    def fuzz(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Structured fibre noise at pixels, zero mean, unit deviation."""
+        return self.noise.ravel().take(((y.astype(np.int32) & 255) << 8) | (x.astype(np.int32) & 255))
+
+
+def _smooth_tile(tile: np.ndarray, sigma: float) -> np.ndarray:
+    """Periodic Gaussian smoothing."""
+    f = np.fft.fftfreq(tile.shape[0])
+    kernel = np.exp(-2 * (np.pi * sigma) ** 2 * (f[:, None] ** 2 + f[None, : tile.shape[1] // 2 + 1] ** 2))
+    return np.fft.irfft2(np.fft.rfft2(tile) * kernel, s=tile.shape).astype(np.float32)
+
+
+def _round(a: np.ndarray) -> np.ndarray:
+    """Height of a round thread over its across coordinate a in [-1, 1]."""
+    return np.sqrt(np.maximum(1 - a * a, 0))
+
+
+def _split(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole part (int32) and fraction."""
+    whole = np.floor(value)
+    return whole.astype(np.int32), value - whole
+
+
+def _plies(a: np.ndarray, u: np.ndarray, width: float, stitch: Stitch) -> np.ndarray:
+    """Twisted plies: slanted ridges along a thread, in units of its radius; fades when too fine to be drawn."""
+    period = 1.15 * width
+    strength = 0.2 * stitch.twist * np.clip((period - 3) / 4, 0, 1)
+    if strength < 0.01:
+        return np.zeros_like(u)
+    return np.float32(strength) * np.cos(PI2 / period * u + np.float32(2.6) * a) * (1 - a * a)
+
+
+def _tint(dice: Dice, first: np.ndarray, second: np.ndarray | int, stitch: Stitch) -> np.ndarray:
+    return 1 + np.float32(0.3 * stitch.colour_variation) * (dice(first, second, 11) - 0.5)
+
+
+def satin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Long parallel threads over a padded region, split only where a thread would be too long."""
+    pitch = width / stitch.density
+    sway = np.float32(0.1 * pitch) * np.sin(PI2 / (9 * width) * f.u + f.v * np.float32(0.7 / pitch))
+    row, across = _split((f.v + sway) / pitch)
+    a = 2 * across - 1
+    part, s = _split(f.u / length + dice(row, f.label, 1) * np.float32(7))
+    end = np.minimum(s, 1 - s) * (2 * length / width)  # radii from a split
+    notch = np.sqrt(np.minimum(end, 1))
+    lift = 0.16 * (dice(row, part, 2) - 0.5)
+    pad = 1 - np.square(1 - np.minimum(f.depth / np.float32(3.2 * width), 1))
+    height = 0.5 * width * (_round(a) * (0.55 + 0.45 * notch) + _plies(a, f.u, width, stitch) + lift + 2.2 * pad)
+    return Threads(height, f.tx, f.ty, _tint(dice, row, part, stitch), np.ones_like(a), row)
+
+
+def tatami(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Rows of short stitches whose ends are staggered like bricks; the needle leaves a dark point at each end."""
+    pitch = width / stitch.density
+    row, across = _split(f.v / pitch)
+    a = 2 * across - 1
+    stagger = (row % 3).astype(np.float32) * np.float32(1 / 3) + np.float32(0.12) * dice(row, f.label, 1)
+    part, s = _split(f.u / length + stagger)
+    end = np.minimum(s, 1 - s) * (2 * length / width)
+    bow = _round(1 - np.minimum(end / 1.6, 1))  # the stitch dives into the cloth
+    pinch = 1 / (0.62 + 0.38 * np.minimum(end, 1))  # and narrows
+    body = _round(np.minimum(np.abs(a) * pinch, 1))
+    arch = 1 - np.square(2 * s - 1)
+    lift = 0.14 * (dice(row, part, 2) - 0.5)
+    height = 0.5 * width * (body * bow + 0.25 * arch + (_plies(a, f.u, width, stitch) + lift) * bow)
+    return Threads(height, f.tx, f.ty, _tint(dice, row, part, stitch), np.ones_like(a), row)
+
+
+def running(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Dashed rows with the fabric between them."""
+    pitch = width / stitch.density
+    row, across = _split(f.v / pitch)
+    off = (across - np.float32(0.5)) * pitch + np.float32(0.12 * width) * (dice(row, f.label, 3) - 0.5)
+    stagger = (row & 1) * np.float32(0.5) + np.float32(0.16) * dice(row, f.label, 1)
+    part, s = _split(f.u / length + stagger)
+    gap = np.float32(0.1 + 0.05)
+    reach = np.maximum(np.abs(s - np.float32(0.5)) - (np.float32(0.5) - gap), 0) * length + 0
+    slant = np.float32(0.16 * width) * (dice(row, part, 4) - 0.5) * (2 * s - 1)
+    off = off + slant
+    radius = np.float32(0.5 * width)
+    over = np.maximum(reach - (gap * length - 1.15 * radius), 0) if gap * length > 1.15 * radius else reach
+    distance = np.sqrt(off * off + over * over)
+    a = off / radius
+    body = _round(np.minimum(distance / radius, 1))
+    arch = 1 - np.square(2 * s - 1)
+    height = radius * (1.15 * body + body * (0.55 * arch + _plies(a, f.u, width, stitch)))
+    cover = np.clip(radius - distance + np.float32(0.5), 0, 1)
+    return Threads(height, f.tx, f.ty, _tint(dice, row, part, stitch), cover, row)
+
+
+def cross(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Two diagonal stitches a cell; the upper ones all slant the same way."""
+    column, x = _split(f.u / length)
+    row, y = _split(f.v / length)
+    half = np.float32(length / np.sqrt(2))
+    x, y = (x - np.float32(0.5)) * half, (y - np.float32(0.5)) * half
+    radius = np.float32(0.5 * width * min(max(stitch.density, 0.7), 1.3) * 1.15)
+    reach = half - np.float32(0.75) * radius
+    root = np.float32(np.sqrt(0.5))
+    best = None
+    for sign, lift in ((1, 0.0), (-1, 0.85)):
+        along, off = x - sign * y, x + sign * y  # along runs (1, -sign) / sqrt 2
+        bend = np.float32(0.25) * radius * (dice(column, row, 5 + sign) - 0.5)
+        off = off + bend
+        over = np.maximum(np.abs(along) - (reach - radius), 0)
+        distance = np.sqrt(off * off + over * over)
+        body = _round(np.minimum(distance / radius, 1))
+        arch = np.maximum(1 - np.square(along / half), 0)
+        height = radius * body * (1 + _plies(off / radius, along, width, stitch)) + radius * np.float32(lift + 0.35) * arch * (body > 0)
+        cover = np.clip(radius - distance + np.float32(0.5), 0, 1)
+        tx, ty = root * (f.tx + sign * f.ty), root * (f.ty - sign * f.tx)
+        tint = _tint(dice, column, row + 7919 * sign, stitch)
+        if best is None:
+            best = [height, cover, tx, ty, tint]
+        else:
+            top = height > best[0]
+            best = [np.where(top, height, best[0]), np.maximum(cover, best[1])] + [
+                np.where(top, now, old) for now, old in zip((tx, ty, tint), best[2:], strict=True)
+            ]
+    height, cover, tx, ty, tint = best
+    return Threads(height, tx, ty, tint, cover, column * np.int32(31) + row)
+
+
+def chain(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Rows of teardrop loops; each begins inside the round end of the one before and lies over it."""
+    pitch = 2.35 * width / stitch.density
+    row, across = _split(f.v / pitch)
+    off = (across - np.float32(0.5)) * pitch
+    part, s = _split(f.u / length + dice(row, f.label, 1))
+    total, bulge = 1.34 * length, 0.5 * pitch - 0.52 * width
+    grid = np.linspace(0, 1, 257)
+    shape = bulge * np.sin(np.pi * grid**1.25) ** 0.75
+    slope = np.gradient(shape, total / 256)
+    cosine = (1 / np.sqrt(1 + slope**2)).astype(np.float32)
+    sine = (slope * cosine).astype(np.float32)
+    shape = shape.astype(np.float32)
+    radius = np.float32(0.5 * width)
+    side = np.sign(off)
+    height = np.zeros_like(s)
+    tx, ty, cover = f.tx.copy(), f.ty.copy(), np.zeros_like(s)
+    loop = part.copy()
+    for back in (1, 0):  # the loop before, then the one on top
+        x = s + np.float32(back)
+        index = np.minimum(x * np.float32(256 * length / total), 256).astype(np.int32)
+        c, q = cosine.take(index), sine.take(index)
+        distance = np.abs(np.abs(off) - shape.take(index)) * np.maximum(c, np.float32(0.35))
+        past = np.maximum(x * np.float32(length) - np.float32(total - 0.2 * width), 0)
+        distance = np.sqrt(distance * distance + past * past)
+        a = distance / radius
+        body = _round(np.minimum(a, 1))
+        rise = np.float32(0.75) * np.maximum(1 - x * np.float32(1.1 * length / total), 0) + np.float32(0.25)
+        new = radius * (body * (1 + _plies(a, x * np.float32(length), width, stitch)) + rise * (body > 0))
+        top = new > height
+        if back:
+            top = body > 0
+        height = np.where(top, new, height)
+        px, py = c, side * q
+        tx = np.where(top, f.tx * px - f.ty * py, tx)
+        ty = np.where(top, f.ty * px + f.tx * py, ty)
+        cover = np.maximum(cover, np.clip(radius - distance + np.float32(0.5), 0, 1))
+        loop = np.where(top, part - np.int32(back), loop)
+    return Threads(height, tx, ty, _tint(dice, row, loop, stitch), cover, row)
+
+
+def knot(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """French knots packed on a jittered hexagonal grid: a little dome of thread wound round itself."""
+    size = length / stitch.density
+    radius = np.float32(0.56 * size)
+    row0, _ = _split(f.v / np.float32(0.87 * size))
+    nearest = np.full_like(f.u, 1e9)
+    dx, dy, name_r, name_c = np.zeros_like(f.u), np.zeros_like(f.u), np.zeros_like(row0), np.zeros_like(row0)
+    for step in (-1, 0, 1):
+        row = row0 + np.int32(step)
+        shift = (row & 1) * np.float32(0.5)
+        column0 = np.floor(f.u / np.float32(size) - shift).astype(np.int32)
+        for side in (0, 1) if step else (0,):
+            column = column0 if step == 0 else column0 + np.int32(side * 2 - 1) * (side == 1)
+            jx, jy = dice(row, column, 21) - np.float32(0.5), dice(row, column, 22) - np.float32(0.5)
+            x = f.u - (column + shift + np.float32(0.5) + np.float32(0.24) * jx) * np.float32(size)
+            y = f.v - (row + np.float32(0.5) + np.float32(0.24) * jy) * np.float32(0.87 * size)
+            d = x * x + y * y
+            closer = d < nearest
+            nearest = np.where(closer, d, nearest)
+            dx, dy = np.where(closer, x, dx), np.where(closer, y, dy)
+            name_r, name_c = np.where(closer, row, name_r), np.where(closer, column, name_c)
+    scale = 0.9 + 0.2 * dice(name_r, name_c, 23)
+    r = np.sqrt(nearest) / (radius * scale)
+    turn = np.arctan2(dy, dx) * np.float32(1 / (2 * np.pi)) + dice(name_r, name_c, 24)
+    coils = np.float32(np.clip(radius / width * 1.0, 1.2, 3))
+    _, t = _split(r * coils - turn)
+    strand = _round(2 * t - 1)
+    dome = _round(np.minimum(r, 1))
+    inside = np.minimum(r, 1)
+    height = radius * (0.85 * dome + 0.3 / coils * strand * dome - 0.28 * np.exp(-np.square(r / 0.22))) * (r < 1)
+    radial = 1 / np.maximum(np.sqrt(nearest), np.float32(0.5))
+    cx, cy = -dy * radial, dx * radial
+    tx, ty = f.tx * cx - f.ty * cy, f.ty * cx + f.tx * cy
+    cover = np.clip((1 - r) * radius + np.float32(0.5), 0, 1)
+    tint = _tint(dice, name_r, name_c, stitch) * (1 - np.float32(0.12) * inside * inside)
+    return Threads(height, tx, ty, tint, cover, name_r * np.int32(37) + name_c)
+
+
+def chenille(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Thick cords of close loops, soft and fuzzy."""
+    pitch = width / stitch.density
+    fuzz = dice.fuzz(f.x, f.y)
+    row, across = _split(f.v / pitch + np.float32(0.07 * stitch.pile) * fuzz)
+    a = 2 * across - 1
+    cord = _round(a)
+    step = max(0.25 * length, 2.0)
+    bow = np.float32(0.9) * (1 - cord)
+    lean = np.float32(0.35) * a
+    loop, s = _split(f.u / np.float32(step) + bow + lean + dice(row, f.label, 1) + np.float32(0.1 * stitch.pile) * fuzz)
+    c = 2 * s - 1
+    lift = dice(row, loop, 2)
+    height = 0.5 * pitch * cord * (0.82 + 0.18 * lift) + np.float32(0.34 * step) * _round(c) * (0.4 + 0.6 * cord)
+    height += np.float32(0.035 * stitch.pile * width) * fuzz
+    bend = a * np.float32(0.8)
+    norm = 1 / np.sqrt(1 + bend * bend)
+    px, py = -bend * norm, norm  # loops lie across the cord
+    tx, ty = f.tx * px - f.ty * py, f.ty * px + f.tx * py
+    return Threads(height, tx, ty, _tint(dice, row, loop, stitch), np.ones_like(a), row)
+
+
+def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Shiny discs sewn in rows that overlap like scales, each with a hole and its own small tilt."""
+    radius = np.float32(0.5 * length)
+    spacing, rise = np.float32(0.94 * length / stitch.density), np.float32(0.62 * length / stitch.density)
+    row0 = np.floor(f.v / rise).astype(np.int32)
+    height, tint = np.zeros_like(f.u), np.ones_like(f.u)
+    shine, cover = np.zeros_like(f.u), np.zeros_like(f.u)
+    thread = np.zeros_like(row0)
+    for step in (-1, 0, 1):  # later rows lie on top
+        row = row0 + np.int32(step)
+        shift = (row & 1) * np.float32(0.5)
+        column = np.floor(f.u / spacing - shift).astype(np.int32)
+        x = f.u - (column + shift + np.float32(0.5)) * spacing + (dice(row, column, 31) - np.float32(0.5)) * (0.1 * radius)
+        y = f.v - (row + np.float32(0.5)) * rise + (dice(row, column, 32) - np.float32(0.5)) * (0.1 * radius)
+        r = np.sqrt(x * x + y * y) / radius
+        on = r < 1
+        lean_x, lean_y = dice(row, column, 33) - np.float32(0.5), dice(row, column, 34) - np.float32(0.5)
+        hole = np.float32(1) - np.clip((np.float32(0.17) - r) * radius + np.float32(0.5), 0, 1)
+        rim = np.clip((r - np.float32(0.84)) * 8, 0, 1)
+        surface = radius * np.float32(0.42) + np.float32(0.3) * y + np.float32(0.3) * (lean_x * x + lean_y * y)
+        surface = surface + radius * (np.float32(0.13) * r * r - np.float32(0.05) * rim * rim - np.float32(0.25) * (1 - hole))
+        height = np.where(on, np.maximum(surface, 0.1), height)
+        new_tint = _tint(dice, row, column, stitch) * (np.float32(0.3) + np.float32(0.7) * hole)
+        tint = np.where(on, new_tint, tint)
+        shine = np.where(on, hole, shine)
+        cover = np.maximum(cover, np.clip((1 - r) * radius + np.float32(0.5), 0, 1))
+        thread = np.where(on, row * np.int32(37) + column, thread)
+    return Threads(height, f.tx, f.ty, tint, cover, thread, shine)
+
+
+DRAW = {"satin": satin, "tatami": tatami, "cross": cross, "chain": chain, "running": running, "knot": knot, "chenille": chenille,
+        "sequin": sequin}  # fmt: skip
+
+
+def row_pitch(stitch: Stitch, width: float, length: float) -> float:
+    """Distance of two rows in px, for fields that follow the outline."""
+    if stitch.family == "chain":
+        return 2.35 * width / stitch.density
+    if stitch.family in ("knot", "sequin"):
+        return 0.87 * length / stitch.density
+    return length if stitch.family == "cross" else width / stitch.density

@@ -1,0 +1,162 @@
+"""Thread coordinates: for every stitched pixel how far along (u) and across (v) the threads it lies, and which way they run.
+
+Everything here is in pixels of the picture; a frame holds flat arrays over the M pixels of one pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass
+class Frame:
+    """u, v: (M,) float32 px along and across the threads; tx, ty: (M,) unit tangent; depth: (M,) px to the region's edge;
+    label: (M,) int32 region; x, y: (M,) float32 pixel."""
+
+    u: np.ndarray
+    v: np.ndarray
+    tx: np.ndarray
+    ty: np.ndarray
+    depth: np.ndarray
+    label: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+    def part(self, span: slice) -> Frame:
+        """The pixels of `span` alone."""
+        return Frame(*(getattr(self, name)[span] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Contours:
+    """Arc length and direction of the outline nearest to each pixel, all (H, W) float32; lengths: (R + 1,) px."""
+
+    arc: np.ndarray
+    depth: np.ndarray
+    tx: np.ndarray
+    ty: np.ndarray
+    lengths: np.ndarray
+
+
+def edge_distance(labels: np.ndarray) -> np.ndarray:
+    """(H, W) float32: px to the nearest pixel of another label; the picture's border is no edge."""
+    padded = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    inside = np.ones(padded.shape, np.uint8)
+    for axis in (0, 1):
+        step = np.diff(padded, axis=axis) != 0
+        head, tail = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
+        inside[head][step] = 0
+        inside[tail][step] = 0
+    if inside.all():
+        return np.full(labels.shape, float(sum(labels.shape)), np.float32)
+    return cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
+
+
+def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> Contours:
+    """Follow every region's outline (holes too) and carry arc length and tangent inwards from the nearest outline point."""
+    height, width = labels.shape
+    inside = np.ones(labels.shape, np.uint8)
+    points: list[np.ndarray] = []  # per outline: (n, 7) x, y, smoothed x, y, tangent x, y, arc
+    lengths = np.zeros(colours, np.float32)
+    boxes = _boxes(labels, colours)
+    for label in range(1, colours):
+        x0, y0, x1, y1 = boxes[label]
+        if x1 <= x0:
+            continue
+        mask = cv2.copyMakeBorder((labels[y0:y1, x0:x1] == label).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x0 - 1, y0 - 1))
+        for outline in outlines:
+            dots = outline[:, 0].astype(np.float32)
+            # the outline of a hole lies on the pixels around the hole, which are the region's own
+            smooth = _smooth_ring(dots, min(smoothing, len(dots) / 8))
+            tangent = np.roll(smooth, -1, 0) - np.roll(smooth, 1, 0)
+            tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-6)
+            steps = np.linalg.norm(np.diff(smooth, axis=0, append=smooth[:1]), axis=1)
+            arc = np.cumsum(steps) - steps
+            lengths[label] += steps.sum()
+            points.append(np.column_stack([dots, smooth, tangent, arc]).astype(np.float32))
+    if not points:
+        empty = np.zeros(labels.shape, np.float32)
+        return Contours(empty, empty, empty + 1, empty, lengths)
+    table = np.concatenate(points)
+    column, row = table[:, 0].astype(np.intp), table[:, 1].astype(np.intp)
+    inside[row, column] = 0
+    depth, nearest = cv2.distanceTransformWithLabels(inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    carried = np.zeros((int(nearest.max()) + 1, 5), np.float32)
+    carried[nearest[row, column]] = table[:, 2:]
+    near_x, near_y, tx, ty, arc = (carried[:, i][nearest] for i in range(5))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    return Contours(arc + (x - near_x) * tx + (y - near_y) * ty, depth, tx, ty, lengths)
+
+
+def _boxes(labels: np.ndarray, count: int) -> np.ndarray:
+    """(count, 4) x0, y0, x1, y1 of every label, from the labels' rows and columns."""
+    boxes = np.zeros((count, 4), np.int64)
+    boxes[:, :2] = max(labels.shape)
+    y, x = np.nonzero(labels)
+    which = labels[y, x]
+    if len(which):
+        order = np.argsort(which, kind="stable")
+        which, y, x = which[order], y[order], x[order]
+        starts = np.flatnonzero(np.diff(which, prepend=-1))
+        names = which[starts]
+        boxes[names, 0] = np.minimum.reduceat(x, starts)
+        boxes[names, 1] = y[starts]
+        boxes[names, 2] = np.maximum.reduceat(x, starts) + 1
+        boxes[names, 3] = np.maximum.reduceat(y, starts) + 1
+    return boxes
+
+
+def _smooth_ring(dots: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian smoothing along a closed polyline (n, 2)."""
+    if sigma < 0.3:
+        return dots.copy()
+    reach = min(len(dots), int(4 * sigma) + 1)
+    wrapped = np.concatenate([dots[-reach:], dots, dots[:reach]])
+    smooth = cv2.GaussianBlur(wrapped, (1, 2 * int(3 * sigma) + 1), sigmaX=1, sigmaY=sigma)
+    return smooth[reach : reach + len(dots)]
+
+
+def straight(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, angles: np.ndarray) -> Frame:
+    """Parallel threads; `angles` (R + 1,) degrees by label. `where`: (M,) flat indices of the pixels."""
+    label = labels.ravel()[where]
+    y, x = np.divmod(where, labels.shape[1])
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    radians = np.radians(angles)
+    tx, ty = np.cos(radians).astype(np.float32)[label], np.sin(radians).astype(np.float32)[label]
+    return Frame(x * tx + y * ty, y * tx - x * ty, tx, ty, depth.ravel()[where], label, x, y)
+
+
+def following(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, contours: Contours, pitch: float) -> Frame:
+    """Rows of `pitch` px that follow the outline; u is stretched in each row so that stitches keep their length."""
+    label = labels.ravel()[where]
+    y, x = np.divmod(where, labels.shape[1])
+    u, v = contours.arc.ravel()[where], contours.depth.ravel()[where]
+    row = (v / pitch).astype(np.int32)
+    rows = int(row.max()) + 1 if len(row) else 1
+    key = label * rows + row
+    area = np.bincount(key, minlength=len(contours.lengths) * rows).reshape(-1, rows)
+    stretch = area / pitch / np.maximum(contours.lengths, 1)[:, None]
+    stretch = np.clip(stretch, 0.12, 1.3).astype(np.float32).ravel()
+    return Frame(u * stretch[key], v, contours.tx.ravel()[where], contours.ty.ravel()[where],
+                 depth.ravel()[where], label, x.astype(np.float32), y.astype(np.float32))  # fmt: skip
+
+
+def principal_angles(labels: np.ndarray, count: int) -> np.ndarray:
+    """(count,) degrees of each region's longest direction, from its second moments."""
+    stride = max(1, max(labels.shape) // 256)
+    small = labels[::stride, ::stride]
+    y, x = np.nonzero(small)
+    which = small[y, x]
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    total = np.maximum(np.bincount(which, minlength=count), 1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.bincount(which, weights=values, minlength=count) / total
+
+    mx, my = mean(x), mean(y)
+    xx, yy, xy = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    return np.degrees(0.5 * np.arctan2(2 * xy, xx - yy))

@@ -1,0 +1,201 @@
+"""What can be said about stitches, fabric and light: frozen values, how to draw them at random, and how to put them in words.
+
+Lengths are millimetres, angles degrees (0 points right, positive turns clockwise on the picture), the rest is without unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from tambour.errors import InputError
+
+FAMILIES: tuple[str, ...] = ("satin", "tatami", "cross", "chain", "running", "knot", "chenille", "sequin")
+ANGLE_FIELDS: tuple[str, ...] = ("constant", "axis", "contour")
+FABRICS: tuple[str, ...] = ("weave", "twill", "felt", "aida", "plain")
+
+# Allowed range of every number of a stitch.
+RANGES: dict[str, tuple[float, float]] = {
+    "thread_width": (0.05, 5.0),
+    "stitch_length": (0.2, 60.0),
+    "density": (0.4, 1.6),
+    "angle": (-360.0, 360.0),
+    "sheen": (0.0, 1.0),
+    "twist": (0.0, 1.0),
+    "pile": (0.0, 1.0),
+    "colour_variation": (0.0, 1.0),
+    "relief": (0.0, 2.0),
+}
+
+
+@dataclass(frozen=True)
+class Stitch:
+    """One way of stitching.
+
+    Attributes:
+        family: one of `FAMILIES`.
+        thread_width: mm; for knot and sequin the width of the thread that makes them, their size is `stitch_length`.
+        stitch_length: mm; satin: where long threads are split; cross: side of a cell; chain: a loop;
+            knot, sequin: diameter; chenille: distance of the loops along a cord is a quarter of it.
+        density: threads a thread width; 1 touches, below 1 leaves gaps, above 1 overlaps.
+        angle: degrees, direction of the threads (of the rows, of the grid).
+        angle_field: "constant": `angle` everywhere; "axis": `angle` is counted from across each region's principal axis;
+            "contour": rows follow the region's outline.
+        sheen: 0 matt cotton, 1 glossy rayon.   twist: how strongly the plies show.   pile: fuzz, 0 none to 1 wool.
+        colour_variation: difference between neighbouring threads.   relief: height, 1 as real thread.
+        border: a satin border around every region.
+    """
+
+    family: str = "satin"
+    thread_width: float = 0.5
+    stitch_length: float = 2.0
+    density: float = 1.0
+    angle: float = 0.0
+    angle_field: str = "constant"
+    sheen: float = 0.5
+    twist: float = 0.4
+    pile: float = 0.1
+    colour_variation: float = 0.3
+    relief: float = 1.0
+    border: bool = False
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise InputError(f"Stitch family {self.family!r} is not known.", f"Choose one of: {', '.join(FAMILIES)}.")
+        if self.angle_field not in ANGLE_FIELDS:
+            raise InputError(f"Angle field {self.angle_field!r} is not known.", f"Choose one of: {', '.join(ANGLE_FIELDS)}.")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"Stitch {name} {value!r} is out of range.", f"Give a number from {low} to {high}.")
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """What is stitched on. `colour` None takes the design's own background (white where the design is transparent).
+
+    `pitch` is the distance of two yarns (aida: of two holes) in mm; `contrast` 0 to 1 how visible the structure is.
+    """
+
+    kind: str = "weave"
+    colour: tuple[int, int, int] | None = None
+    pitch: float = 0.5
+    contrast: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.kind not in FABRICS:
+            raise InputError(f"Fabric {self.kind!r} is not known.", f"Choose one of: {', '.join(FABRICS)}.")
+        if not 0.05 <= self.pitch <= 20:
+            raise InputError(f"Fabric pitch {self.pitch!r} is out of range.", "Give 0.05 to 20 mm.")
+        if not 0 <= self.contrast <= 1:
+            raise InputError(f"Fabric contrast {self.contrast!r} is out of range.", "Give a number from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Light:
+    """A lamp: `azimuth` degrees, where it stands (225 is upper left; y points down), `elevation` degrees above the fabric."""
+
+    azimuth: float = 225.0
+    elevation: float = 48.0
+    ambient: float = 0.45
+
+    def direction(self) -> tuple[float, float, float]:
+        """Unit vector towards the lamp, (x right, y down, z to the viewer)."""
+        azimuth, elevation = np.radians([self.azimuth, self.elevation])
+        flat = np.cos(elevation)
+        return float(flat * np.cos(azimuth)), float(flat * np.sin(azimuth)), float(np.sin(elevation))
+
+
+def default_stitch(family: str) -> Stitch:
+    """A typical stitch of the family, as shown in the documentation."""
+    return Stitch(family=family, **_TYPICAL[family]) if family in FAMILIES else Stitch(family=family)
+
+
+_TYPICAL: dict[str, dict] = {
+    "satin": dict(thread_width=0.5, stitch_length=14.0, angle_field="axis", sheen=0.8, twist=0.3, pile=0.05),
+    "tatami": dict(thread_width=0.5, stitch_length=2.4, angle=20.0, sheen=0.5, twist=0.45),
+    "cross": dict(thread_width=0.42, stitch_length=1.3, sheen=0.25, twist=0.5),
+    "chain": dict(thread_width=0.42, stitch_length=1.9, angle_field="contour", sheen=0.4, twist=0.5),
+    "running": dict(thread_width=0.5, stitch_length=2.2, density=0.7, angle=0.0, sheen=0.3, twist=0.6),
+    "knot": dict(thread_width=0.3, stitch_length=0.95, sheen=0.35, twist=0.5),
+    "chenille": dict(thread_width=1.4, stitch_length=1.6, angle_field="contour", sheen=0.1, twist=0.2, pile=0.7),
+    "sequin": dict(thread_width=0.3, stitch_length=1.5, sheen=0.9, twist=0.2),
+}
+
+# Ranges from which training data is drawn: thread_width, stitch_length / thread_width, sheen, twist, pile, density.
+_DRAWS: dict[str, dict[str, tuple[float, float]]] = {
+    "satin": dict(thread_width=(0.36, 0.68), ratio=(18, 40), sheen=(0.5, 1.0), twist=(0.1, 0.6), pile=(0, 0.15)),
+    "tatami": dict(thread_width=(0.38, 0.66), ratio=(3.5, 7.5), sheen=(0.2, 0.8), twist=(0.2, 0.8), pile=(0, 0.3)),
+    "cross": dict(thread_width=(0.34, 0.54), ratio=(2.8, 3.4), sheen=(0.1, 0.5), twist=(0.2, 0.9), pile=(0, 0.4)),
+    "chain": dict(thread_width=(0.36, 0.52), ratio=(3.6, 5.4), sheen=(0.1, 0.6), twist=(0.3, 0.8), pile=(0, 0.3)),
+    "running": dict(thread_width=(0.42, 0.66), ratio=(3.2, 6.5), sheen=(0.1, 0.6), twist=(0.3, 0.9), pile=(0, 0.3)),
+    "knot": dict(thread_width=(0.26, 0.38), ratio=(2.6, 3.6), sheen=(0.15, 0.6), twist=(0.3, 0.8), pile=(0, 0.3)),
+    "chenille": dict(thread_width=(1.0, 1.9), ratio=(0.9, 1.4), sheen=(0.0, 0.2), twist=(0.0, 0.5), pile=(0.4, 1.0)),
+    "sequin": dict(thread_width=(0.25, 0.35), ratio=(4.0, 6.5), sheen=(0.6, 1.0), twist=(0.0, 0.5), pile=(0, 0.05)),
+}
+
+
+def sample_stitch(rng: np.random.Generator, family: str) -> Stitch:
+    """Draw a plausible stitch of `family`; at 20 px a mm its threads are 7 to 14 px wide (cords of chenille wider)."""
+    if family not in FAMILIES:
+        raise InputError(f"Stitch family {family!r} is not known.", f"Choose one of: {', '.join(FAMILIES)}.")
+    draw = {name: float(rng.uniform(*span)) for name, span in _DRAWS[family].items()}
+    ratio = draw.pop("ratio")
+    fields = {"satin": ("axis", "axis", "constant"), "tatami": ("constant", "constant", "axis"),
+              "chain": ("contour", "contour", "constant"), "running": ("constant", "contour", "axis"),
+              "chenille": ("contour", "contour", "constant"), "sequin": ("constant",), "knot": ("constant", "contour"),
+              "cross": ("constant",)}[family]  # fmt: skip
+    field = str(rng.choice(fields))
+    angle = float(rng.uniform(-90, 90)) if field == "constant" else float(rng.normal(0, 12))
+    if family == "cross":
+        angle = 0.0 if rng.random() < 0.8 else 45.0
+    return Stitch(
+        family=family,
+        stitch_length=draw["thread_width"] * ratio,
+        density=float(rng.uniform(0.55, 0.85) if family == "running" else rng.uniform(0.92, 1.1)),
+        angle=angle,
+        angle_field=field,
+        colour_variation=float(rng.uniform(0.1, 0.6)),
+        relief=float(rng.uniform(0.75, 1.25)),
+        border=bool(family in ("satin", "tatami", "chenille") and rng.random() < 0.3),
+        **draw,
+    )
+
+
+def sample_fabric(rng: np.random.Generator) -> Fabric:
+    """Draw a fabric with a weak structure: mostly pale natural colours, sometimes dark or strong ones."""
+    kind = str(rng.choice(FABRICS, p=(0.35, 0.2, 0.2, 0.15, 0.1)))
+    hue = rng.uniform(0, 2 * np.pi)
+    chroma = rng.choice((0.03, 0.12, 0.4), p=(0.6, 0.25, 0.15))
+    level = rng.uniform(0.8, 0.98) if rng.random() < 0.65 else rng.uniform(0.12, 0.7)
+    tone = level * (1 - chroma * (0.5 - 0.5 * np.cos(hue + np.array([0, 2.09, 4.19]))))
+    pitch = {"weave": rng.uniform(0.3, 0.7), "twill": rng.uniform(0.35, 0.8), "aida": rng.uniform(1.1, 1.8)}.get(kind, 0.5)
+    colour = tuple(int(c) for c in np.round(255 * tone))
+    return Fabric(kind=kind, colour=colour, pitch=float(pitch), contrast=float(rng.uniform(0.15, 0.6)))
+
+
+def describe(stitch: Stitch) -> str:
+    """The stitch in words, for captions: `"glossy satin stitch, fine thread, with border"`."""
+    width = stitch.thread_width / np.mean(_DRAWS[stitch.family]["thread_width"])
+    names = {"knot": "french knots", "chenille": "chenille embroidery", "sequin": "sequins", "tatami": "tatami fill stitch"}
+    name = names.get(stitch.family, f"{stitch.family} stitch")
+    words = [("glossy " if stitch.sheen > 0.65 else "matte " if stitch.sheen < 0.25 else "") + name]
+    if stitch.family in ("knot", "sequin"):
+        size = stitch.stitch_length / 1.25
+        words.append("small" if size < 0.7 else "large" if size > 1.15 else "medium")
+    else:
+        words.append("fine thread" if width < 0.88 else "thick thread" if width > 1.12 else "medium thread")
+    if stitch.angle_field == "contour":
+        words.append("following the outline")
+    if stitch.pile > 0.6 and stitch.family != "chenille":
+        words.append("fuzzy")
+    if stitch.border:
+        words.append("with border")
+    return ", ".join(words)
+
+
+def stitch_values(stitch: Stitch) -> dict:
+    """The stitch as a plain dict that `Stitch(**values)` reads back; for style files and manifests."""
+    return dataclasses.asdict(stitch)
