@@ -1,0 +1,265 @@
+"""One contract for every base model (house, habit 3): components are diffusers' and transformers' own classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from tambour.errors import BaseModelError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Encoded text.
+
+    Attributes:
+        embeds: (B, T, d) what cross-attention hears.
+        pooled: (B, p) the text's part of the time embedding.
+    """
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor
+
+    def expand(self, batch: int) -> Prompt:
+        """One prompt repeated for a batch; a batch of that size as it is."""
+        return Prompt(self.embeds.expand(batch, -1, -1), self.pooled.expand(batch, -1))
+
+
+@dataclass
+class Base:
+    """A loaded base model: frozen, in evaluation mode, on one device in one dtype.
+
+    Attributes:
+        name: "mini", "sdxl" or the folder, as the user gave it.
+        fingerprint: sha256 hex; equal for the same weights in float32 or float16 files (see `fingerprint`).
+        text_encoder, tokenizer: None where the model has one text encoder (then the second one is it).
+        scheduler: what the base was trained with; samplers are copies of it.
+        controlnets: by kind, "tile" and "canny".
+    """
+
+    name: str
+    fingerprint: str
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL | AutoencoderTiny
+    text_encoder: CLIPTextModel | None
+    text_encoder_2: CLIPTextModelWithProjection
+    tokenizer: CLIPTokenizer | None
+    tokenizer_2: CLIPTokenizer
+    scheduler: diffusers.SchedulerMixin
+    controlnets: dict[str, ControlNetModel]
+    device: torch.device
+    dtype: torch.dtype
+
+    @functools.cached_property
+    def attention_blocks(self) -> tuple[str, ...]:
+        """Names of the UNet's attention blocks in the order down, mid, up (SDXL's shape has 11)."""
+        names = [name for name, module in self.unet.named_modules() if isinstance(module, Transformer2DModel)]
+        return tuple(sorted(names, key=lambda name: ("down", "mid", "up").index(name.split("_")[0])))
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels a latent covers, per side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.unet.config.in_channels
+
+    @property
+    def pixel_multiple(self) -> int:
+        """Image sides must be multiples of this: the autoencoder's factor times the UNet's."""
+        return self.vae_factor * 2 ** (len(self.unet.config.down_block_types) - 1)
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon", "sample" (x0) or "v_prediction"."""
+        return self.scheduler.config.prediction_type
+
+    # -- text -----------------------------------------------------------------------------------------------------
+
+    def token_room(self, text: str) -> int:
+        """Tokens left after `text`; negative when it is cut off."""
+        tokenizers = [tokenizer for tokenizer in (self.tokenizer, self.tokenizer_2) if tokenizer is not None]
+        return min(t.model_max_length - len(t(text).input_ids) for t in tokenizers)
+
+    @torch.no_grad()
+    def encode_prompt(self, texts: Sequence[str]) -> Prompt:
+        """Encode texts exactly as diffusers' pipeline does: embeds (B, T, d), pooled (B, p)."""
+        embeds, _, pooled, _ = self.text_pipeline().encode_prompt(list(texts), do_classifier_free_guidance=False)
+        return Prompt(embeds, pooled)
+
+    # -- images and latents ---------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_image(self, image: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Image (B, 3, H, W) in [-1, 1] -> scaled latents (B, c, H / f, W / f).
+
+        `generator` draws from the posterior of a variational autoencoder; without it its mode is taken.
+        """
+        with self._precise_vae() as vae:
+            code = vae.encode(image.to(self.device, vae.dtype))
+        if hasattr(code, "latents"):
+            latents = code.latents
+        elif generator is None:
+            latents = code.latent_dist.mode()
+        else:
+            latents = code.latent_dist.sample(generator)
+        mean, std = self._latent_statistics()
+        return ((latents - mean) * self.vae.config.scaling_factor / std).to(self.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (B, c, h, w) -> image (B, 3, h f, w f) in [-1, 1]."""
+        mean, std = self._latent_statistics()
+        with self._precise_vae() as vae:
+            latents = latents.to(self.device, vae.dtype)
+            image = vae.decode(latents * std / self.vae.config.scaling_factor + mean).sample
+        return image.to(self.dtype).clamp(-1, 1)
+
+    def _latent_statistics(self) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+        """Mean and standard deviation of raw latents, where the autoencoder's configuration has them."""
+        mean, std = (getattr(self.vae.config, f"latents_{name}", None) for name in ("mean", "std"))
+        if mean is None or std is None:
+            return 0.0, 1.0
+        return tuple(torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (mean, std))
+
+    @contextmanager
+    def _precise_vae(self) -> Iterator[AutoencoderKL | AutoencoderTiny]:
+        """The autoencoder, in float32 for as long as it needs to be (SDXL's own overflows in float16)."""
+        upcast = self.vae.config.force_upcast and self.vae.dtype == torch.float16
+        try:
+            yield self.vae.float() if upcast else self.vae
+        finally:
+            if upcast:
+                self.vae.half()
+
+    def time_ids(
+        self, height: int, width: int, crop: tuple[int, int] = (0, 0), original: tuple[int, int] | None = None
+    ) -> torch.Tensor:
+        """SDXL's size conditions (1, 6), px: original height, width; crop top, left; target height, width."""
+        values = [*(original or (height, width)), *crop, height, width]
+        return torch.tensor([values], device=self.device, dtype=self.dtype)
+
+    # -- the diffusion --------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        t: torch.Tensor | int,
+        prompt: Prompt,
+        time_ids: torch.Tensor,
+        *,
+        per_block: Mapping[str, Prompt] | None = None,
+    ) -> torch.Tensor:
+        """The UNet's raw output (B, c, h, w) for latents noised to `t` (scalar or (B,)).
+
+        `prompt` and `time_ids` of batch 1 serve the whole batch. `per_block` lets the named attention blocks hear
+        another text than the others; the pooled text stays `prompt`'s.
+        """
+        batch = latents.shape[0]
+        prompt = prompt.expand(batch)
+        with ExitStack() as stack:
+            for name, other in (per_block or {}).items():
+                stack.enter_context(_hearing(self.unet.get_submodule(name), other.expand(batch).embeds))
+            return self.unet(
+                latents,
+                t,
+                encoder_hidden_states=prompt.embeds,
+                added_cond_kwargs={"text_embeds": prompt.pooled, "time_ids": time_ids.expand(batch, -1)},
+                return_dict=False,
+            )[0]
+
+    def _signal_and_noise(self, t: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+        """a and s of z_t = a z_0 + s eps, each (B or 1, 1, 1, 1); t counts training timesteps."""
+        t = torch.as_tensor(t).reshape(-1, 1, 1, 1).long().cpu()
+        alphas = self.scheduler.alphas_cumprod.cpu().float()[t].to(self.device)
+        return alphas.sqrt().to(self.dtype), (1 - alphas).sqrt().to(self.dtype)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
+        """z_t = a z_0 + s eps."""
+        a, s = self._signal_and_noise(t)
+        return a * latents + s * noise
+
+    def to_epsilon(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
+        """The UNet's output at z_t = `latents` as predicted noise (method, section 5: losses live in noise space)."""
+        a, s = self._signal_and_noise(t)
+        if self.prediction_type == "epsilon":
+            return output
+        if self.prediction_type == "sample":
+            return (latents - a * output) / s
+        return a * output + s * latents
+
+    def to_x0(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
+        """The UNet's output at z_t = `latents` as predicted clean latents."""
+        a, s = self._signal_and_noise(t)
+        if self.prediction_type == "sample":
+            return output
+        if self.prediction_type == "epsilon":
+            return (latents - s * output) / a
+        return a * latents - s * output
+
+    # -- diffusers' own pipelines over these components -----------------------------------------------------------
+
+    def sampler(self) -> diffusers.SchedulerMixin:
+        """A fresh copy of the scheduler, for one sampling run."""
+        return type(self.scheduler).from_config(self.scheduler.config)
+
+    def text_pipeline(self) -> StableDiffusionXLPipeline:
+        return self._pipeline(StableDiffusionXLPipeline)
+
+    def image_pipeline(self, kinds: Sequence[str]) -> StableDiffusionXLControlNetImg2ImgPipeline:
+        """SDEdit under the ControlNets named by `kinds`, their images and scales given as lists in that order."""
+        absent = [kind for kind in kinds if kind not in self.controlnets]
+        if absent or not kinds:
+            have = ", ".join(self.controlnets) or "none"
+            raise BaseModelError(
+                f"Base {self.name!r} has no ControlNet {absent[0] if absent else ''!r} (it has: {have}).",
+                f"Add a folder controlnet_{absent[0] if absent else 'tile'}/ to it, or use another base.",
+            )
+        return self._pipeline(
+            StableDiffusionXLControlNetImg2ImgPipeline, controlnet=[self.controlnets[kind] for kind in kinds]
+        )
+
+    def _pipeline(self, kind: type, **extra):
+        pipeline = kind(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer_2,
+            unet=self.unet,
+            scheduler=self.sampler(),
+            add_watermarker=False,
+            **extra,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+@contextmanager
+def _hearing(block: Transformer2DModel, embeds: torch.Tensor) -> Iterator[None]:
+    """While open, `block` hears `embeds` (B, T, d) in place of the text it is given."""
+
+    def swap(_module, args, kwargs):
+        return args, {**kwargs, "encoder_hidden_states": embeds}
+
+    handle = block.register_forward_pre_hook(swap, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

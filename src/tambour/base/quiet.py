@@ -1,0 +1,27 @@
+"""The libraries' chatter, silenced for a while: their progress bars and notes about what is merely usual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import diffusers.utils.logging as diffusers_logging
+import transformers.utils.logging as transformers_logging
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While open, diffusers and transformers log errors only and draw no bars."""
+    libraries = (diffusers_logging, transformers_logging)
+    before = [library.get_verbosity() for library in libraries]
+    bars = transformers_logging.is_progress_bar_enabled()
+    for library in libraries:
+        library.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
