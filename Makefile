@@ -1,0 +1,34 @@
+# Two commands for a fresh clone, with nothing but Python 3.11 or newer and git: `make demo` and `make test`.
+
+VENV ?= .venv
+OUT ?= out/demo
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# Where torch without CUDA is found on Linux (a tenth of the size); `make demo TORCH_INDEX=` takes PyPI's.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+READY = $(VENV)/.ready
+PICTURES = $(sort $(wildcard src/tambour/designs/*.svg))
+
+.PHONY: demo test lint clean
+
+demo: $(READY)  ## learn the bundled example and show it on new designs
+	$(VENV)/bin/tambour learn examples/reference.jpg -o $(OUT)/style.safetensors --report $(OUT)/report --overwrite
+
+test: $(READY)  ## the whole suite
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "tambour needs Python 3.11 or newer with its venv module; none was found." \
+		"Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (torch is large: this takes some minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --retries 2 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,73 @@
+"""The house's layout: imports point downward, light rooms stay light, nobody imports the pretraining."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "tambour"
+# From the top of the house to its foundation; a room imports only rooms below it.
+ORDER = (
+    "cli", "__init__", "customize", "apply", "training", "analysis", "pair", "style", "base", "stitch", "texture",
+    "images", "work", "progress", "config", "errors",
+)  # fmt: skip
+ASIDE = ("pretrain", "bench", "web")  # may import every room, and no room imports them
+HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate"}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[tuple[str, ...]]:
+    """Every module a file imports, anywhere in it, as parts of its dotted name."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.append(node.module)
+            if node.module == "tambour":
+                found += [f"tambour.{alias.name}" for alias in node.names]
+    return [tuple(name.split(".")) for name in found]
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_downward(path: Path) -> None:
+    here = room(path)
+    assert here in ORDER + ASIDE, f"{here} has no place in the house: add it to ORDER"
+    for name in imports(path):
+        if name[0] != "tambour" or len(name) < 2:
+            continue
+        there = name[1] if name[1] in ORDER + ASIDE else "__init__"  # a function of the package itself
+        assert there == here or there not in ASIDE, f"{path} imports {'.'.join(name)}, which nobody may"
+        if here in ORDER and there != here:
+            assert ORDER.index(there) > ORDER.index(here), f"{path} imports {'.'.join(name)}, which stands above it"
+
+
+@pytest.mark.parametrize("light", ["stitch", "texture", "work", "progress", "config", "errors"])
+def test_light_rooms_import_nothing_heavy(light: str) -> None:
+    for path in FILES:
+        if room(path) == light:
+            assert not {name[0] for name in imports(path)} & HEAVY, path
+
+
+@pytest.mark.parametrize("module", ["tambour", "tambour.cli", "tambour.stitch", "tambour.texture", "tambour.images"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in sorted({HEAVY!r}) if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_the_command_line_needs_no_pictures_to_print_its_help() -> None:
+    code = "import sys, tambour.cli; print([n for n in ('numpy', 'cv2', 'PIL', 'rich') if n in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
