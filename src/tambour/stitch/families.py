@@ -35,7 +35,7 @@ class Dice:
     def __init__(self, rng: np.random.Generator) -> None:
         self.table = rng.random(8192, dtype=np.float32)
         tile = rng.standard_normal((256, 256)).astype(np.float32)
-        self.noise = _smooth_tile(tile, 0.9) - _smooth_tile(tile, 2.2)  # fibres, wraps around
+        self.noise = _smooth_tile(tile, 1.0) - _smooth_tile(tile, 2.6)  # fibres, wraps around
         self.noise /= self.noise.std()
 
     def __call__(self, first: np.ndarray, second: np.ndarray | int = 0, salt: int = 0) -> np.ndarray:
@@ -70,9 +70,13 @@ def _plies(a: np.ndarray, u: np.ndarray, width: float, stitch: Stitch) -> np.nda
     """Twisted plies: slanted ridges along a thread, in units of its radius; fades when too fine to be drawn."""
     period = 1.15 * width
     strength = 0.2 * stitch.twist * np.clip((period - 3) / 4, 0, 1)
-    if strength < 0.01:
+    filament = 0.05 * np.clip((width - 6) / 4, 0, 1)
+    if strength + filament < 0.01:
         return np.zeros_like(u)
-    return np.float32(strength) * np.cos(PI2 / period * u + np.float32(2.6) * a) * (1 - a * a)
+    turn = PI2 / period * u
+    ridges = np.float32(strength) * np.cos(turn + np.float32(2.6) * a)
+    ridges += np.float32(filament) * np.cos(np.float32(0.4) * turn + np.float32(9.5) * a)
+    return ridges * (1 - a * a)
 
 
 def _tint(dice: Dice, first: np.ndarray, second: np.ndarray | int, stitch: Stitch) -> np.ndarray:
@@ -89,8 +93,8 @@ def satin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> 
     end = np.minimum(s, 1 - s) * (2 * length / width)  # radii from a split
     notch = np.sqrt(np.minimum(end, 1))
     lift = 0.16 * (dice(row, part, 2) - 0.5)
-    pad = 1 - np.square(1 - np.minimum(f.depth / np.float32(3.2 * width), 1))
-    height = 0.5 * width * (_round(a) * (0.55 + 0.45 * notch) + _plies(a, f.u, width, stitch) + lift + 2.2 * pad)
+    pad = 1 - np.square(1 - np.minimum(f.depth / np.float32(2.6 * width), 1))
+    height = 0.5 * width * (0.8 * _round(a) * (0.55 + 0.45 * notch) + _plies(a, f.u, width, stitch) + lift + 1.3 * pad)
     return Threads(height, f.tx, f.ty, _tint(dice, row, part, stitch), np.ones_like(a), row)
 
 
@@ -168,11 +172,11 @@ def cross(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> 
 
 def chain(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Rows of teardrop loops; each begins inside the round end of the one before and lies over it."""
-    pitch = 2.35 * width / stitch.density
+    pitch = 2.8 * width / stitch.density
     row, across = _split(f.v / pitch)
     off = (across - np.float32(0.5)) * pitch
     part, s = _split(f.u / length + dice(row, f.label, 1))
-    total, bulge = 1.34 * length, 0.5 * pitch - 0.52 * width
+    total, bulge = 1.3 * length, 0.5 * pitch - 0.5 * width
     grid = np.linspace(0, 1, 257)
     shape = bulge * np.sin(np.pi * grid**1.25) ** 0.75
     slope = np.gradient(shape, total / 256)
@@ -236,7 +240,7 @@ def knot(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     strand = _round(2 * t - 1)
     dome = _round(np.minimum(r, 1))
     inside = np.minimum(r, 1)
-    height = radius * (0.85 * dome + 0.3 / coils * strand * dome - 0.28 * np.exp(-np.square(r / 0.22))) * (r < 1)
+    height = radius * (0.85 * dome + 0.55 / coils * strand * (0.35 + 0.65 * dome) - 0.3 * np.exp(-np.square(r / 0.22))) * (r < 1)
     radial = 1 / np.maximum(np.sqrt(nearest), np.float32(0.5))
     cx, cy = -dy * radial, dx * radial
     tx, ty = f.tx * cx - f.ty * cy, f.ty * cx + f.tx * cy
@@ -249,22 +253,23 @@ def chenille(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) 
     """Thick cords of close loops, soft and fuzzy."""
     pitch = width / stitch.density
     fuzz = dice.fuzz(f.x, f.y)
-    row, across = _split(f.v / pitch + np.float32(0.07 * stitch.pile) * fuzz)
+    row, across = _split(f.v / pitch + np.float32(0.03 * stitch.pile) * fuzz)
     a = 2 * across - 1
     cord = _round(a)
     step = max(0.25 * length, 2.0)
     bow = np.float32(0.9) * (1 - cord)
     lean = np.float32(0.35) * a
-    loop, s = _split(f.u / np.float32(step) + bow + lean + dice(row, f.label, 1) + np.float32(0.1 * stitch.pile) * fuzz)
+    loop, s = _split(f.u / np.float32(step) + bow + lean + dice(row, f.label, 1) + np.float32(0.05 * stitch.pile) * fuzz)
     c = 2 * s - 1
     lift = dice(row, loop, 2)
-    height = 0.5 * pitch * cord * (0.82 + 0.18 * lift) + np.float32(0.34 * step) * _round(c) * (0.4 + 0.6 * cord)
-    height += np.float32(0.035 * stitch.pile * width) * fuzz
+    height = 0.5 * pitch * cord * (0.82 + 0.18 * lift) + np.float32(0.55 * step) * _round(c) * (0.5 + 0.5 * cord)
+    height += np.float32(0.5 * stitch.pile * min(0.05 * width, 1)) * fuzz
     bend = a * np.float32(0.8)
     norm = 1 / np.sqrt(1 + bend * bend)
     px, py = -bend * norm, norm  # loops lie across the cord
     tx, ty = f.tx * px - f.ty * py, f.ty * px + f.tx * py
-    return Threads(height, tx, ty, _tint(dice, row, loop, stitch), np.ones_like(a), row)
+    tint = _tint(dice, row, loop, stitch) * (np.float32(0.72) + np.float32(0.34) * _round(c) + np.float32(0.035 * stitch.pile) * fuzz)
+    return Threads(height, tx, ty, tint, np.ones_like(a), row)
 
 
 def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
@@ -286,7 +291,7 @@ def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
         lean_x, lean_y = dice(row, column, 33) - np.float32(0.5), dice(row, column, 34) - np.float32(0.5)
         hole = np.float32(1) - np.clip((np.float32(0.17) - r) * radius + np.float32(0.5), 0, 1)
         rim = np.clip((r - np.float32(0.84)) * 8, 0, 1)
-        surface = radius * np.float32(0.42) + np.float32(0.3) * y + np.float32(0.3) * (lean_x * x + lean_y * y)
+        surface = radius * np.float32(0.42) + np.float32(0.26) * y + np.float32(0.5) * (lean_x * x + lean_y * y)
         surface = surface + radius * (np.float32(0.13) * r * r - np.float32(0.05) * rim * rim - np.float32(0.25) * (1 - hole))
         height = np.where(on, np.maximum(surface, 0.1), height)
         new_tint = _tint(dice, row, column, stitch) * (np.float32(0.3) + np.float32(0.7) * hole)
@@ -297,14 +302,23 @@ def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
     return Threads(height, f.tx, f.ty, tint, cover, thread, shine)
 
 
+def stem(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """A line too narrow for the family: slanted stitches laid along it like a rope. `f.v` is 0 at its edge, 1 in its middle."""
+    a = 1 - np.minimum(f.v, 1)
+    part, s = _split(f.u / np.float32(1.5 * width) + np.float32(0.4) * f.v)
+    notch = np.sqrt(np.minimum(np.minimum(s, 1 - s) * 5, 1))
+    height = 0.5 * width * _round(a) * (0.6 + 0.4 * notch)
+    return Threads(height, f.tx, f.ty, _tint(dice, part, f.label, stitch), np.ones_like(a), part)
+
+
 DRAW = {"satin": satin, "tatami": tatami, "cross": cross, "chain": chain, "running": running, "knot": knot, "chenille": chenille,
-        "sequin": sequin}  # fmt: skip
+        "sequin": sequin, "stem": stem}  # fmt: skip
 
 
 def row_pitch(stitch: Stitch, width: float, length: float) -> float:
     """Distance of two rows in px, for fields that follow the outline."""
     if stitch.family == "chain":
-        return 2.35 * width / stitch.density
+        return 2.8 * width / stitch.density
     if stitch.family in ("knot", "sequin"):
         return 0.87 * length / stitch.density
     return length if stitch.family == "cross" else width / stitch.density

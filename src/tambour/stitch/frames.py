@@ -32,13 +32,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Contours:
-    """Arc length and direction of the outline nearest to each pixel, all (H, W) float32; lengths: (R + 1,) px."""
+    """Arc length and direction of the outline nearest to each pixel, all (H, W) float32;
+    turn: radians the outline has turned inwards since its start."""
 
     arc: np.ndarray
     depth: np.ndarray
     tx: np.ndarray
     ty: np.ndarray
-    lengths: np.ndarray
+    turn: np.ndarray
 
 
 def edge_distance(labels: np.ndarray) -> np.ndarray:
@@ -59,8 +60,7 @@ def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> 
     """Follow every region's outline (holes too) and carry arc length and tangent inwards from the nearest outline point."""
     height, width = labels.shape
     inside = np.ones(labels.shape, np.uint8)
-    points: list[np.ndarray] = []  # per outline: (n, 7) x, y, smoothed x, y, tangent x, y, arc
-    lengths = np.zeros(colours, np.float32)
+    points: list[np.ndarray] = []  # per outline: (n, 8) x, y, smoothed x, y, tangent x, y, arc, turn
     boxes = _boxes(labels, colours)
     for label in range(1, colours):
         x0, y0, x1, y1 = boxes[label]
@@ -76,20 +76,22 @@ def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> 
             tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-6)
             steps = np.linalg.norm(np.diff(smooth, axis=0, append=smooth[:1]), axis=1)
             arc = np.cumsum(steps) - steps
-            lengths[label] += steps.sum()
-            points.append(np.column_stack([dots, smooth, tangent, arc]).astype(np.float32))
+            # OpenCV keeps the region on the left of an outline, holes included, so inward turns are negative here
+            turn = -np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
+            points.append(np.column_stack([dots, smooth, tangent, arc, turn]).astype(np.float32))
     if not points:
         empty = np.zeros(labels.shape, np.float32)
-        return Contours(empty, empty, empty + 1, empty, lengths)
+        return Contours(empty, empty, empty + 1, empty, empty)
     table = np.concatenate(points)
     column, row = table[:, 0].astype(np.intp), table[:, 1].astype(np.intp)
     inside[row, column] = 0
     depth, nearest = cv2.distanceTransformWithLabels(inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    carried = np.zeros((int(nearest.max()) + 1, 5), np.float32)
+    carried = np.zeros((int(nearest.max()) + 1, 6), np.float32)
     carried[nearest[row, column]] = table[:, 2:]
-    near_x, near_y, tx, ty, arc = (carried[:, i][nearest] for i in range(5))
+    near_x, near_y, tx, ty, arc, turn = (carried[:, i].take(nearest) for i in range(6))
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    return Contours(arc + (x - near_x) * tx + (y - near_y) * ty, depth, tx, ty, lengths)
+    arc += (x - near_x) * tx + (y - near_y) * ty
+    return Contours(arc, depth, tx, ty, turn)
 
 
 def _boxes(labels: np.ndarray, count: int) -> np.ndarray:
@@ -131,17 +133,14 @@ def straight(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, angles: n
 
 
 def following(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, contours: Contours, pitch: float) -> Frame:
-    """Rows of `pitch` px that follow the outline; u is stretched in each row so that stitches keep their length."""
+    """Rows of `pitch` px that follow the outline; stitches keep their length round bends."""
     label = labels.ravel()[where]
     y, x = np.divmod(where, labels.shape[1])
-    u, v = contours.arc.ravel()[where], contours.depth.ravel()[where]
-    row = (v / pitch).astype(np.int32)
-    rows = int(row.max()) + 1 if len(row) else 1
-    key = label * rows + row
-    area = np.bincount(key, minlength=len(contours.lengths) * rows).reshape(-1, rows)
-    stretch = area / pitch / np.maximum(contours.lengths, 1)[:, None]
-    stretch = np.clip(stretch, 0.12, 1.3).astype(np.float32).ravel()
-    return Frame(u * stretch[key], v, contours.tx.ravel()[where], contours.ty.ravel()[where],
+    v = contours.depth.ravel()[where]
+    # a parallel curve at depth d is shorter by d times the angle turned: u = arc - d * turn
+    middle = (np.floor(v / np.float32(pitch)) + np.float32(0.5)) * np.float32(pitch)
+    u = contours.arc.ravel()[where] - middle * contours.turn.ravel()[where]
+    return Frame(u, v, contours.tx.ravel()[where], contours.ty.ravel()[where],
                  depth.ravel()[where], label, x.astype(np.float32), y.astype(np.float32))  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Fabric:
 
     kind: str = "weave"
     colour: tuple[int, int, int] | None = None
-    pitch: float = 0.5
+    pitch: float = 0.35
     contrast: float = 0.4
 
     def __post_init__(self) -> None:
@@ -117,10 +117,10 @@ _TYPICAL: dict[str, dict] = {
     "satin": dict(thread_width=0.5, stitch_length=14.0, angle_field="axis", sheen=0.8, twist=0.3, pile=0.05),
     "tatami": dict(thread_width=0.5, stitch_length=2.4, angle=20.0, sheen=0.5, twist=0.45),
     "cross": dict(thread_width=0.42, stitch_length=1.3, sheen=0.25, twist=0.5),
-    "chain": dict(thread_width=0.42, stitch_length=1.9, angle_field="contour", sheen=0.4, twist=0.5),
+    "chain": dict(thread_width=0.38, stitch_length=1.4, angle_field="contour", sheen=0.4, twist=0.5),
     "running": dict(thread_width=0.5, stitch_length=2.2, density=0.7, angle=0.0, sheen=0.3, twist=0.6),
     "knot": dict(thread_width=0.3, stitch_length=0.95, sheen=0.35, twist=0.5),
-    "chenille": dict(thread_width=1.4, stitch_length=1.6, angle_field="contour", sheen=0.1, twist=0.2, pile=0.7),
+    "chenille": dict(thread_width=1.0, stitch_length=1.5, angle_field="contour", sheen=0.1, twist=0.2, pile=0.7),
     "sequin": dict(thread_width=0.3, stitch_length=1.5, sheen=0.9, twist=0.2),
 }
 
@@ -129,10 +129,10 @@ _DRAWS: dict[str, dict[str, tuple[float, float]]] = {
     "satin": dict(thread_width=(0.36, 0.68), ratio=(18, 40), sheen=(0.5, 1.0), twist=(0.1, 0.6), pile=(0, 0.15)),
     "tatami": dict(thread_width=(0.38, 0.66), ratio=(3.5, 7.5), sheen=(0.2, 0.8), twist=(0.2, 0.8), pile=(0, 0.3)),
     "cross": dict(thread_width=(0.34, 0.54), ratio=(2.8, 3.4), sheen=(0.1, 0.5), twist=(0.2, 0.9), pile=(0, 0.4)),
-    "chain": dict(thread_width=(0.36, 0.52), ratio=(3.6, 5.4), sheen=(0.1, 0.6), twist=(0.3, 0.8), pile=(0, 0.3)),
+    "chain": dict(thread_width=(0.33, 0.44), ratio=(3.2, 4.4), sheen=(0.1, 0.6), twist=(0.3, 0.8), pile=(0, 0.3)),
     "running": dict(thread_width=(0.42, 0.66), ratio=(3.2, 6.5), sheen=(0.1, 0.6), twist=(0.3, 0.9), pile=(0, 0.3)),
     "knot": dict(thread_width=(0.26, 0.38), ratio=(2.6, 3.6), sheen=(0.15, 0.6), twist=(0.3, 0.8), pile=(0, 0.3)),
-    "chenille": dict(thread_width=(1.0, 1.9), ratio=(0.9, 1.4), sheen=(0.0, 0.2), twist=(0.0, 0.5), pile=(0.4, 1.0)),
+    "chenille": dict(thread_width=(0.75, 1.3), ratio=(1.2, 1.9), sheen=(0.0, 0.2), twist=(0.0, 0.5), pile=(0.4, 1.0)),
     "sequin": dict(thread_width=(0.25, 0.35), ratio=(4.0, 6.5), sheen=(0.6, 1.0), twist=(0.0, 0.5), pile=(0, 0.05)),
 }
 
@@ -171,7 +171,7 @@ def sample_fabric(rng: np.random.Generator) -> Fabric:
     chroma = rng.choice((0.03, 0.12, 0.4), p=(0.6, 0.25, 0.15))
     level = rng.uniform(0.8, 0.98) if rng.random() < 0.65 else rng.uniform(0.12, 0.7)
     tone = level * (1 - chroma * (0.5 - 0.5 * np.cos(hue + np.array([0, 2.09, 4.19]))))
-    pitch = {"weave": rng.uniform(0.3, 0.7), "twill": rng.uniform(0.35, 0.8), "aida": rng.uniform(1.1, 1.8)}.get(kind, 0.5)
+    pitch = {"weave": rng.uniform(0.25, 0.45), "twill": rng.uniform(0.22, 0.4), "aida": rng.uniform(1.1, 1.8)}.get(kind, 0.5)
     colour = tuple(int(c) for c in np.round(255 * tone))
     return Fabric(kind=kind, colour=colour, pitch=float(pitch), contrast=float(rng.uniform(0.15, 0.6)))
 

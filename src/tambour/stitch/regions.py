@@ -17,13 +17,14 @@ class Regions:
     colours: np.ndarray
 
 
-def find_regions(pixels: np.ndarray, background: str = "auto", limit: int = 16) -> Regions:
+def find_regions(pixels: np.ndarray, background: str = "auto", limit: int = 16, speck: float = 4) -> Regions:
     """Split a design into regions.
 
     Args:
         pixels: (H, W, 3 or 4) uint8 RGB(A). Alpha below one half is bare fabric.
         background: "auto": an opaque design whose border is nearly all of one colour shows fabric there; "stitch": everything is stitched.
         limit: most colours kept.
+        speck: px; smaller regions are given to their neighbours.
     """
     rgb = np.ascontiguousarray(pixels[..., :3])
     height, width = rgb.shape[:2]
@@ -41,7 +42,7 @@ def find_regions(pixels: np.ndarray, background: str = "auto", limit: int = 16) 
             paper = common
 
     # connected components of each colour, specks dropped
-    speck = max(4, round(height * width * 1e-4))
+    speck = min(speck, 0.01 * height * width)
     connected = np.zeros((height, width), np.int32)
     speckled = np.zeros((height, width), bool)
     colours = [palette[paper - 1] if paper else np.ones(3, np.float32)]

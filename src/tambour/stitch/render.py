@@ -16,6 +16,7 @@ from tambour.stitch.families import DRAW, Dice, row_pitch
 from tambour.stitch.parameters import Fabric, Light, Stitch
 from tambour.stitch.regions import Regions, find_regions
 
+KNEE = np.float32(0.82)  # display level from which highlights are compressed
 CHUNK = 1 << 15  # pixels evaluated at once: temporaries stay in the cache
 
 
@@ -72,7 +73,7 @@ def render(
     fabric, light = fabric or Fabric(), light or Light()
     if design.mode not in ("RGB", "RGBA"):
         design = design.convert("RGBA" if "transparency" in design.info or design.mode in ("LA", "PA") else "RGB")
-    regions = find_regions(np.asarray(design), background)
+    regions = find_regions(np.asarray(design), background, speck=0.08 * min(px_per_mm, 28) ** 2)
     rng = np.random.default_rng([seed, 0x5717C4])
     surface = _cloth(fabric, regions, px_per_mm, rng)
     tone = surface.tint
@@ -94,15 +95,30 @@ def _stitch_regions(surface: _Surface, regions: Regions, stitch: Stitch, overrid
     """Run one pass per different stitch (and one for its borders) and write the threads over the cloth."""
     labels, count = regions.labels, len(regions.colours)
     depth = frames.edge_distance(labels)
+    # a strip of breadth b has a mean depth of b / 4
+    breadth = 4 * np.bincount(labels.ravel(), weights=depth.ravel(), minlength=count) / np.maximum(np.bincount(labels.ravel(), minlength=count), 1)
     by_stitch: dict[Stitch, list[int]] = {}
+    lines: list[int] = []
     for label in range(1, count):
+        if breadth[label] < 1.1 * min(overrides.get(label, stitch).thread_width, 0.6) * px_per_mm:
+            lines.append(label)
+            continue
         by_stitch.setdefault(overrides.get(label, stitch), []).append(label)
+    if lines:
+        narrow = np.zeros(count, bool)
+        narrow[lines] = True
+        where = np.flatnonzero(narrow[labels])
+        frame = frames.following(labels, depth, where, frames.trace_contours(np.where(narrow[labels], labels, 0), count), 1e6)
+        half = np.maximum(breadth / 2, 1).astype(np.float32)
+        frame = replace(frame, v=(frame.v + np.float32(0.5)) / half[frame.label])
+        plain = replace(stitch, sheen=min(stitch.sheen, 0.5))
+        _sew(surface, where, frame, labels, plain, "stem", max(float(2 * half[lines].mean()), 2.0), 1.0, dice)
     contours = None
     if any(s.border or s.angle_field == "contour" for s in by_stitch):
         contours = frames.trace_contours(labels, count)
     axes = frames.principal_angles(labels, count) if any(s.angle_field == "axis" for s in by_stitch) else None
     for kind, members in by_stitch.items():
-        if len(by_stitch) == 1:
+        if len(by_stitch) == 1 and not lines:
             where = np.flatnonzero(labels)
         else:
             chosen = np.zeros(count, bool)
@@ -113,7 +129,7 @@ def _stitch_regions(surface: _Surface, regions: Regions, stitch: Stitch, overrid
         length = max(length, width)
         rim = np.zeros(0, np.intp)
         if kind.border:
-            edge = max(3.6 * 0.5 * px_per_mm, 6.0) if kind.family != "chenille" else 1.2 * width
+            edge = max(3.6 * width, 6.0) if kind.family != "chenille" else 0.8 * width
             band = contours.depth.ravel()[where] < edge
             rim, where = where[band], where[~band]
         if kind.angle_field == "contour":
@@ -121,20 +137,20 @@ def _stitch_regions(surface: _Surface, regions: Regions, stitch: Stitch, overrid
         else:
             angles = np.full(count, kind.angle) if kind.angle_field == "constant" else axes + 90 + kind.angle
             frame = frames.straight(labels, depth, where, angles)
-        _sew(surface, where, frame, labels, kind, width, length, dice)
+        _sew(surface, where, frame, labels, kind, kind.family, width, length, dice)
         if len(rim):
             satin_width = 0.5 * px_per_mm if kind.family == "chenille" else width
             edging = replace(kind, family="satin", density=1.0, sheen=max(kind.sheen, 0.5), border=False)
             frame = frames.following(labels, depth, rim, contours, 1e6)
             inner = np.minimum(frame.depth, np.maximum(edge - contours.depth.ravel()[rim], 0))
             frame = replace(frame, u=frame.v, v=contours.arc.ravel()[rim], tx=-frame.ty, ty=frame.tx, depth=inner)
-            _sew(surface, rim, frame, labels, edging, max(satin_width, 1.0), 1e6, dice)
+            _sew(surface, rim, frame, labels, edging, edging.family, max(satin_width, 1.0), 1e6, dice)
 
 
-def _sew(surface: _Surface, where: np.ndarray, frame: frames.Frame, labels: np.ndarray, stitch: Stitch, width: float, length: float, dice: Dice) -> None:
+def _sew(surface: _Surface, where: np.ndarray, frame: frames.Frame, labels: np.ndarray, stitch: Stitch, geometry: str, width: float, length: float, dice: Dice) -> None:
     """Evaluate the family chunk by chunk and write the result into the surface."""
     flat = {name: getattr(surface, name).ravel() for name in surface.__dataclass_fields__}
-    draw = DRAW[stitch.family]
+    draw = DRAW[geometry]
     serration = np.float32(min(0.22 * width, 2.2))
     rows, columns = labels.shape
     for start in range(0, len(where), CHUNK):
@@ -191,7 +207,7 @@ def _light(surface: _Surface, tone: np.ndarray, regions: Regions, cloth: np.ndar
     reach = 0.5 * max(2.0, float(np.median(height[regions.labels > 0])) if regions.labels.any() else 2.0)
     sigma = float(np.clip(reach, 1.0, 6.0))
     hollow = cv2.GaussianBlur(height, (0, 0), sigma) - height
-    open_sky = np.clip(1 - hollow * np.float32(0.55 / sigma), np.float32(0.35), np.float32(1.12))
+    open_sky = np.clip(1 - hollow * np.float32(0.55 / sigma), np.float32(0.4), np.float32(1.12))
     # cast shadow: march towards the lamp
     shadow = np.zeros_like(height)
     rise = lz / np.hypot(lx, ly)
@@ -205,17 +221,20 @@ def _light(surface: _Surface, tone: np.ndarray, regions: Regions, cloth: np.ndar
     spec = np.float32(0.75) * fibre * lit * open_sky
     if surface.shine.any():
         mirror = np.maximum((hz - gx * hx - gy * hy) * inverse * scale, 0)
-        for _ in range(5):
-            mirror = mirror * mirror  # power 32
-        spec += np.float32(0.9) * mirror * surface.shine * lit
+        broad = np.square(np.square(np.square(mirror)))  # power 8
+        sharp = np.square(np.square(np.square(broad)))  # power 64
+        spec += (np.float32(0.35) * broad + np.float32(0.9) * sharp) * surface.shine * lit
     labels, colours = regions.labels, regions.colours
     image = colours[labels]
     cover = surface.cover[..., None]
-    ground = np.where((labels > 0)[..., None], cloth + (image - cloth) * np.float32(0.55), cloth) * tone[..., None]
+    ground = np.where((labels > 0)[..., None], cloth + (image - cloth) * np.float32(0.65), cloth) * tone[..., None]
     image *= surface.tint[..., None]
-    glow = image * np.float32(0.6) + np.float32(0.4)
+    glow = image * np.float32(0.7) + np.float32(0.3)
     image = (ground + (image - ground) * cover) * shade[..., None] + glow * spec[..., None]
-    image *= _gain(image, labels, colours, cloth, surface.cover)
+    for _ in range(2):
+        image *= _gain(image, labels, colours, cloth, surface.cover)
+        over = np.maximum(image - KNEE, 0)  # bright colours keep their shading: highlights approach white without reaching it
+        image = np.minimum(image, KNEE) + over / (1 + over * np.float32(0.7 / (1 - KNEE)))
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
@@ -224,10 +243,10 @@ def _gain(image: np.ndarray, labels: np.ndarray, colours: np.ndarray, cloth: np.
     flat, weight = labels.ravel(), np.where(labels > 0, cover, 1).ravel()
     count = len(colours)
     total = np.maximum(np.bincount(flat, weights=weight, minlength=count), 1)
-    target = colours.copy()
+    target = colours * np.minimum(1, np.float32(0.92) / np.maximum(colours.max(1, keepdims=True), 0.01))  # room for highlights
     target[0] = cloth
     gains = np.ones((count, 3), np.float32)
     for channel in range(3):
         mean = np.bincount(flat, weights=weight * image[..., channel].ravel(), minlength=count) / total
-        gains[:, channel] = np.clip((target[:, channel] + 0.01) / (mean + 0.01), 0.7, 1.3)
+        gains[:, channel] = np.clip((target[:, channel] + 0.01) / (mean + 0.01), 0.7, 1.2)
     return gains[labels]
