@@ -42,6 +42,15 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What both training stages share."""
+
+    tile: float = 0.0  # scale of ControlNet-Tile, fed with the design, in every pass (our option; the paper: none)
+    gradient_checkpointing: bool = False  # less memory, a third more time
+    checkpoint_seconds: float = 15.0  # at most this much work is lost when the run is killed
+
+
+@dataclass(frozen=True)
 class Stage:
     """One training stage."""
 
@@ -104,12 +113,13 @@ class Recipe:
 
     base: str = "mini"
     resolution: int = 1024  # longer side the reference is resized to, px (aspect ratio is kept)
-    crop: int = 0  # side of random training crops at that resolution, px; 0: the whole picture
+    crop: int = 0  # side of random training crops (and of the analysed window) at that resolution, px; 0: all of it
     batch: int = 1
-    precision: str = "float32"  # "float32", "bfloat16" or "float16" (autocast of the frozen base)
+    precision: str = "float32"  # "float32", "bfloat16" or "float16": of the frozen base; the LoRA is float32
     prompts: Prompts = field(default_factory=Prompts)
     lora: Lora = field(default_factory=Lora)
     analysis: Analysis = field(default_factory=Analysis)
+    training: Training = field(default_factory=Training)
     stage_one: Stage = field(default_factory=Stage)
     complement: Complement = field(default_factory=Complement)
     stage_two: StageTwo = field(default_factory=StageTwo)

@@ -1,0 +1,57 @@
+"""Which blocks carry the style: chosen from the similarities, or named by the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tambour.errors import InputError
+
+FEWEST = 2
+
+
+def scores(similarity: np.ndarray) -> np.ndarray:
+    """(blocks, segments) -> (blocks,): mean over the late half of denoising, where the gap is widest (section 2)."""
+    similarity = np.asarray(similarity, np.float64)
+    return similarity[:, similarity.shape[1] // 2 :].mean(1)
+
+
+def choose_blocks(values: np.ndarray) -> tuple[int, ...]:
+    """Indices, ascending, of the blocks that carry the style, from their similarity scores (blocks,).
+
+    The paper picks by eye. Our rule, for any base: sort the blocks by similarity and cut the row in two where the
+    variance between its two halves is largest (Otsu 1979, that is 1-D 2-means); the low half is chosen. The cut leaves
+    at least two blocks, with which the paper's ablation still works, and at most half of them below it (5 of SDXL's
+    11), because the others must be left to carry the content. Nothing but the order and the relative gaps counts, so the
+    rule does not change when all similarities are scaled or shifted. Where blocks tie, fewer and earlier ones are taken.
+    """
+    values = np.asarray(values, np.float64)
+    assert values.ndim == 1 and len(values) >= 2 * FEWEST, values.shape
+    if not np.isfinite(values).all():
+        raise InputError("The block similarities are not finite.", "Run with precision float32 or bfloat16.")
+    order = np.argsort(values, kind="stable")
+    low = values[order]
+
+    def between(k: int) -> float:
+        share = k / len(low)
+        return share * (1 - share) * (low[k:].mean() - low[:k].mean()) ** 2
+
+    cuts = range(FEWEST, len(low) // 2 + 1)
+    spread = np.array([between(k) for k in cuts])
+    best = cuts[int(np.argmax(spread >= spread.max() * (1 - 1e-9)))]
+    return tuple(sorted(int(i) for i in order[:best]))
+
+
+def check_blocks(named: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The user's own choice, in the base's order.
+
+    Raises:
+        InputError: a name the base does not have, or none at all.
+    """
+    unknown = [name for name in named if name not in known]
+    if unknown or not named:
+        raise InputError(
+            f"The base has no attention block {unknown[0] if unknown else ''!r}.", f"Allowed: {', '.join(known)}."
+        )
+    return tuple(name for name in known if name in named)

@@ -1,0 +1,129 @@
+"""The training loop: optimisers, state, checkpoint, progress. It knows no stage."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from tambour.base import generator
+from tambour.config import Stage, StageTwo
+from tambour.errors import TambourError
+from tambour.progress import Progress
+from tambour.training.adapter import Adapter, updating
+
+_FLOAT16_SCALE = 2.0**12  # of losses, lest gradients vanish in float16; a power of two, so nothing else changes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update of an iteration.
+
+    Attributes:
+        updates: the trainable set it updates, "theta_a" or "theta_e". Each set has one optimiser, so that losses that
+            update the same set keep the proportion their weights give them.
+        losses: generator -> scalar losses by name.
+        weights: of the losses; 1 where a name is absent.
+    """
+
+    updates: str
+    losses: Callable[[torch.Generator], Mapping[str, torch.Tensor]]
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+def train(
+    name: str,
+    adapter: Adapter,
+    steps: Sequence[Step],
+    stage: Stage | StageTwo,
+    *,
+    seed: int,
+    checkpoint: Path,
+    every_seconds: float,
+    curves: dict[str, list[float]],
+) -> Iterator[Progress]:
+    """Take every step once an iteration, with Adam, until the stage's iterations are done.
+
+    Where `checkpoint` exists, continue from it: the result is the same, bit for bit on the CPU, as without a pause.
+
+    Args:
+        name: of the stage; part of what the randomness of step k in iteration i is drawn from (seed, name and k, i).
+        curves: filled with every loss of every iteration, those before a pause included.
+
+    Raises:
+        TambourError: a loss is not finite.
+    """
+    sets = {"theta_a": adapter.theta_a, "theta_e": adapter.theta_e}
+    optimizers = {
+        key: torch.optim.Adam(sets[key].values(), lr=stage.learning_rate) for key in sorted({s.updates for s in steps})
+    }
+    half = any(p.dtype == torch.float16 for p in adapter.unet.parameters())
+    scale = _FLOAT16_SCALE if half else 1.0
+    done = 0
+
+    def save() -> None:
+        """Every mutable thing of a stage."""
+        state = {
+            "iterations": done,
+            "parameters": {key: parameter.detach() for key, parameter in adapter.theta_a.items()},
+            "optimizers": {key: optimizer.state_dict() for key, optimizer in optimizers.items()},
+            "curves": curves,
+        }
+        temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, checkpoint)
+
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        done = state["iterations"]
+        restore(adapter, state["parameters"])
+        for key, optimizer in optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][key])
+        curves.update(state["curves"])
+        yield Progress(name, done, stage.iterations, "resumed")
+
+    saved = time.monotonic()
+    while done < stage.iterations:
+        values: dict[str, float] = {}
+        for number, step in enumerate(steps):
+            parameters = list(sets[step.updates].values())
+            with updating(adapter, parameters):
+                losses = step.losses(generator(seed, f"{name}, step {number + 1}", done))
+                total = sum(step.weights.get(key, 1.0) * loss for key, loss in losses.items())
+                (total * scale).backward()
+            values |= {key: loss.item() for key, loss in losses.items()}
+            if scale != 1.0:
+                for parameter in parameters:
+                    parameter.grad.div_(scale)
+            if all(math.isfinite(loss) for loss in values.values()):
+                optimizers[step.updates].step()
+            optimizers[step.updates].zero_grad(set_to_none=True)
+        bad = [key for key, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise TambourError(
+                f"{bad[0]} became {values[bad[0]]} in iteration {done + 1} of {name}.",
+                "Use a smaller learning rate, or precision float32 or bfloat16.",
+            )
+        for key, value in values.items():
+            curves.setdefault(key, []).append(value)
+        done += 1
+        if done == stage.iterations or time.monotonic() - saved >= every_seconds:
+            save()
+            saved = time.monotonic()
+        yield Progress(name, done, stage.iterations, values=values)
+
+
+def restore(adapter: Adapter, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Put saved values into the LoRA, all of them."""
+    assert parameters.keys() == adapter.theta_a.keys(), "a checkpoint of another LoRA"
+    with torch.no_grad():
+        for key, parameter in adapter.theta_a.items():
+            parameter.copy_(parameters[key])

@@ -1,0 +1,154 @@
+"""A pair as training sees it: encoded once, whole; drawn from as aligned crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from tambour.base import Base, Prompt
+from tambour.config import Recipe
+from tambour.images import tile_condition, to_tensor
+
+_WORTH = 0.5  # crops are drawn where the window holds at least this share of the stitches of the fullest window
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A design and its embroidery, aligned, ready to be drawn from.
+
+    Attributes:
+        design, embroidery: scaled latents (1, c, H / f, W / f).
+        c_des, c_emb: the prompts "a <des>" and "a <des> in [emb] style", batch 1.
+        size: (H, W), px.
+        window: (height, width) of a crop, px; the whole size where nothing is cropped.
+        places: (top, left) of the crops that may be drawn, px, multiples of the base's; the fullest one first.
+        tile: the condition of ControlNet-Tile, (1, 3, H, W) in [0, 1], or None where it is not used.
+    """
+
+    design: torch.Tensor
+    embroidery: torch.Tensor
+    c_des: Prompt
+    c_emb: Prompt
+    size: tuple[int, int]
+    window: tuple[int, int]
+    places: tuple[tuple[int, int], ...]
+    tile: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of pairs; every tensor has B rows. Latents (B, c, h, w), time_ids (B, 6), tile (B, 3, h f, w f) or None."""
+
+    design: torch.Tensor
+    embroidery: torch.Tensor
+    c_des: Prompt
+    c_emb: Prompt
+    time_ids: torch.Tensor
+    tile: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.design)
+
+
+def encode_pair(
+    base: Base,
+    design: Image.Image,
+    embroidery: Image.Image,
+    words: str,
+    recipe: Recipe,
+    mask: Image.Image | None = None,
+) -> EncodedPair:
+    """Encode a pair and its prompts; see `EncodedPair`.
+
+    Args:
+        design, embroidery: RGB of one size, whose sides are multiples of the base's `pixel_multiple`.
+        words: what the design shows, the <des> of the prompts.
+        mask: "L", 255 where there are stitches; without it every place counts the same.
+    """
+    assert design.size == embroidery.size, (design.size, embroidery.size)
+    height, width = embroidery.height, embroidery.width
+    window = (min(recipe.crop or height, height), min(recipe.crop or width, width))
+    multiple = base.pixel_multiple
+    assert not any(side % multiple for side in (height, width, *window)), (height, width, window, multiple)
+    tile = None
+    if recipe.training.tile:
+        kernel = round(recipe.sampling.blur_kernel * recipe.resolution / recipe.sampling.size)
+        tile = (to_tensor(tile_condition(design, kernel)).to(base.device, base.dtype) + 1) / 2
+    return EncodedPair(
+        design=base.encode_image(to_tensor(design)),
+        embroidery=base.encode_image(to_tensor(embroidery)),
+        c_des=base.encode_prompt([recipe.prompts.design.format(words)]),
+        c_emb=base.encode_prompt([recipe.prompts.style.format(words)]),
+        size=(height, width),
+        window=window,
+        places=find_places(mask, (height, width), window, multiple),
+        tile=tile,
+    )
+
+
+def find_places(
+    mask: Image.Image | None, size: tuple[int, int], window: tuple[int, int], multiple: int
+) -> tuple[tuple[int, int], ...]:
+    """Corners (top, left) on the grid of `multiple` px where a window is worth training on; the fullest one first."""
+    stitches = np.ones(size, np.uint8) if mask is None else (np.asarray(mask.convert("L")) > 127).astype(np.uint8)
+    sums = cv2.integral(stitches)  # (H + 1, W + 1)
+    tops, lefts = (np.arange(0, whole - part + 1, multiple) for whole, part in zip(size, window, strict=True))
+    bottoms, rights = tops + window[0], lefts + window[1]
+    filled = sums[np.ix_(bottoms, rights)] - sums[np.ix_(tops, rights)]
+    filled = filled - sums[np.ix_(bottoms, lefts)] + sums[np.ix_(tops, lefts)]
+    off_centre = np.hypot(*np.meshgrid(tops - tops.mean(), lefts - lefts.mean(), indexing="ij"))
+    order = np.lexsort((off_centre.ravel(), -filled.ravel()))
+    order = order[filled.ravel()[order] >= _WORTH * filled.max()]
+    return tuple((int(tops[i // len(lefts)]), int(lefts[i % len(lefts)])) for i in order)
+
+
+def crop(base: Base, pair: EncodedPair, places: Sequence[tuple[int, int]]) -> Batch:
+    """Windows of a pair at some places, with SDXL's micro-conditioning: the size of the whole and the crop's corner."""
+    height, width = pair.window
+    f = base.vae_factor
+
+    def cut(whole: torch.Tensor, scale: int) -> torch.Tensor:
+        pieces = [
+            whole[..., top // scale : (top + height) // scale, left // scale : (left + width) // scale]
+            for top, left in places
+        ]
+        return torch.cat(pieces)
+
+    return Batch(
+        design=cut(pair.design, f),
+        embroidery=cut(pair.embroidery, f),
+        c_des=pair.c_des.expand(len(places)),
+        c_emb=pair.c_emb.expand(len(places)),
+        time_ids=torch.cat([base.time_ids(height, width, place, pair.size) for place in places]),
+        tile=None if pair.tile is None else cut(pair.tile, 1),
+    )
+
+
+def draw(base: Base, pair: EncodedPair, count: int, generator: torch.Generator) -> Batch:
+    """`count` crops of a pair at random places."""
+    picks = torch.randint(len(pair.places), (count,), generator=generator)
+    return crop(base, pair, [pair.places[i] for i in picks])
+
+
+def join(first: Batch, second: Batch) -> Batch:
+    """Two batches of one shape as one."""
+
+    def both(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.cat([a, b])
+
+    def prompts(a: Prompt, b: Prompt) -> Prompt:
+        return Prompt(both(a.embeds, b.embeds), both(a.pooled, b.pooled))
+
+    return Batch(
+        design=both(first.design, second.design),
+        embroidery=both(first.embroidery, second.embroidery),
+        c_des=prompts(first.c_des, second.c_des),
+        c_emb=prompts(first.c_emb, second.c_emb),
+        time_ids=both(first.time_ids, second.time_ids),
+        tile=None if first.tile is None else both(first.tile, second.tile),
+    )

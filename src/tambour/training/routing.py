@@ -1,0 +1,80 @@
+"""Which block hears which prompt (method, section 3): c_emb goes to the style blocks, c_des to all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tambour.base import Base
+from tambour.training.pairs import Batch
+
+Residuals = tuple[list[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class RoutedModel:
+    """The base in training: predicts under c_des everywhere, or under c_emb in the style blocks.
+
+    Attributes:
+        style_blocks: names of the attention blocks that hear c_emb.
+        tile: scale of ControlNet-Tile in every pass; 0: none.
+    """
+
+    base: Base
+    style_blocks: tuple[str, ...]
+    tile: float = 0.0
+
+    def predict(
+        self, z: torch.Tensor, t: torch.Tensor, batch: Batch, *, style: bool, residuals: Residuals | None = None
+    ) -> torch.Tensor:
+        """Raw output (B, c, h, w), float32, for z noised to t (B,).
+
+        The pooled text, which no block owns, is always that of c_des.
+
+        Args:
+            style: False: c_des to every block. True: c_emb to the style blocks and c_des to all others.
+            residuals: of `structure` for the same z and t, where several passes share them.
+        """
+        residuals = residuals or self.structure(z, t, batch)
+        heard = dict.fromkeys(self.style_blocks, batch.c_emb) if style else None
+        with structured(self.base.unet, residuals) if residuals else nullcontext():
+            output = self.base.predict(z.to(self.base.dtype), t, batch.c_des, batch.time_ids, per_block=heard)
+        return output.float()
+
+    @torch.no_grad()
+    def structure(self, z: torch.Tensor, t: torch.Tensor, batch: Batch) -> Residuals | None:
+        """What ControlNet-Tile adds to the UNet for the crops' designs; None where the recipe does not use it.
+
+        It hears c_des, and no LoRA touches it, so one answer serves every pass at the same z and t.
+        """
+        if not self.tile:
+            return None
+        return self.base.controlnets["tile"](
+            z.to(self.base.dtype),
+            t,
+            encoder_hidden_states=batch.c_des.embeds,
+            controlnet_cond=batch.tile,
+            conditioning_scale=self.tile,
+            added_cond_kwargs={"text_embeds": batch.c_des.pooled, "time_ids": batch.time_ids},
+            return_dict=False,
+        )
+
+
+@contextmanager
+def structured(unet: nn.Module, residuals: Residuals) -> Iterator[None]:
+    """While open, every pass of the UNet adds a ControlNet's residuals."""
+
+    def add(_module, args, kwargs):
+        down, middle = residuals
+        told = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return args, {**kwargs, **told}
+
+    handle = unet.register_forward_pre_hook(add, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
