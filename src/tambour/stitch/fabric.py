@@ -8,7 +8,9 @@ import numpy as np
 from tambour.stitch.parameters import Fabric
 
 
-def fabric_surface(fabric: Fabric, shape: tuple[int, int], px_per_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def fabric_surface(
+    fabric: Fabric, shape: tuple[int, int], px_per_mm: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Relief in px and tone (a factor about 1), both (H, W) float32."""
     height, width = shape
     tone = _cloud(shape, rng, max(48.0, 4 * px_per_mm)) * np.float32(0.006) + 1
@@ -30,7 +32,9 @@ def fabric_surface(fabric: Fabric, shape: tuple[int, int], px_per_mm: float, rng
         bars = 0.5 * (np.cos(3 * np.pi * across_warp)[None] + np.cos(3 * np.pi * across_weft)[:, None])
         relief = np.float32(0.05 * pitch) * fade * (bars * 0.5 - 3 * hole)
         return relief.astype(np.float32), tone * (1 - 0.75 * fade * hole + 0.02 * fade * bars).astype(np.float32)
-    diagonal = (column[None] + row[:, None]) % 2 == 0 if fabric.kind == "weave" else (column[None] - row[:, None]) % 3 == 0
+    diagonal = (
+        (column[None] + row[:, None]) % 2 == 0 if fabric.kind == "weave" else (column[None] - row[:, None]) % 3 == 0
+    )
     warp = (1 - across_warp**2)[None] * (1 - 0.6 * across_weft**2)[:, None]
     weft = (1 - across_weft**2)[:, None] * (1 - 0.6 * across_warp**2)[None]
     level = np.where(diagonal, warp, weft * (1 if fabric.kind == "weave" else 0.7)).astype(np.float32)

@@ -35,7 +35,10 @@ class Dice:
     def __init__(self, rng: np.random.Generator) -> None:
         self.table = rng.random(8192, dtype=np.float32)
         tile = rng.standard_normal((256, 256)).astype(np.float32)
-        self.noise = _smooth_tile(tile, 1.0) - _smooth_tile(tile, 2.6)  # fibres, wraps around
+        frequency = np.fft.fftfreq(256).astype(np.float32)
+        square = frequency[:, None] ** 2 + frequency[None, :129] ** 2
+        fibres = np.exp(-2 * np.pi**2 * square) - np.exp(-2 * (2.6 * np.pi) ** 2 * square)  # blurs of 1 and 2.6 px
+        self.noise = np.fft.irfft2(np.fft.rfft2(tile) * fibres).astype(np.float32)  # wraps around
         self.noise /= self.noise.std()
 
     def __call__(self, first: np.ndarray, second: np.ndarray | int = 0, salt: int = 0) -> np.ndarray:
@@ -46,13 +49,6 @@ class Dice:
     def fuzz(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Structured fibre noise at pixels, zero mean, unit deviation."""
         return self.noise.ravel().take(((y.astype(np.int32) & 255) << 8) | (x.astype(np.int32) & 255))
-
-
-def _smooth_tile(tile: np.ndarray, sigma: float) -> np.ndarray:
-    """Periodic Gaussian smoothing."""
-    f = np.fft.fftfreq(tile.shape[0])
-    kernel = np.exp(-2 * (np.pi * sigma) ** 2 * (f[:, None] ** 2 + f[None, : tile.shape[1] // 2 + 1] ** 2))
-    return np.fft.irfft2(np.fft.rfft2(tile) * kernel, s=tile.shape).astype(np.float32)
 
 
 def _round(a: np.ndarray) -> np.ndarray:
@@ -155,7 +151,9 @@ def cross(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> 
         distance = np.sqrt(off * off + over * over)
         body = _round(np.minimum(distance / radius, 1))
         arch = np.maximum(1 - np.square(along / half), 0)
-        height = radius * body * (1 + _plies(off / radius, along, width, stitch)) + radius * np.float32(lift + 0.35) * arch * (body > 0)
+        height = radius * body * (1 + _plies(off / radius, along, width, stitch)) + radius * np.float32(
+            lift + 0.35
+        ) * arch * (body > 0)
         cover = np.clip(radius - distance + np.float32(0.5), 0, 1)
         tx, ty = root * (f.tx + sign * f.ty), root * (f.ty - sign * f.tx)
         tint = _tint(dice, column, row + 7919 * sign, stitch)
@@ -240,7 +238,11 @@ def knot(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     strand = _round(2 * t - 1)
     dome = _round(np.minimum(r, 1))
     inside = np.minimum(r, 1)
-    height = radius * (0.85 * dome + 0.55 / coils * strand * (0.35 + 0.65 * dome) - 0.3 * np.exp(-np.square(r / 0.22))) * (r < 1)
+    height = (
+        radius
+        * (0.85 * dome + 0.55 / coils * strand * (0.35 + 0.65 * dome) - 0.3 * np.exp(-np.square(r / 0.22)))
+        * (r < 1)
+    )
     radial = 1 / np.maximum(np.sqrt(nearest), np.float32(0.5))
     cx, cy = -dy * radial, dx * radial
     tx, ty = f.tx * cx - f.ty * cy, f.ty * cx + f.tx * cy
@@ -259,7 +261,9 @@ def chenille(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) 
     step = max(0.25 * length, 2.0)
     bow = np.float32(0.9) * (1 - cord)
     lean = np.float32(0.35) * a
-    loop, s = _split(f.u / np.float32(step) + bow + lean + dice(row, f.label, 1) + np.float32(0.05 * stitch.pile) * fuzz)
+    loop, s = _split(
+        f.u / np.float32(step) + bow + lean + dice(row, f.label, 1) + np.float32(0.05 * stitch.pile) * fuzz
+    )
     c = 2 * s - 1
     lift = dice(row, loop, 2)
     height = 0.5 * pitch * cord * (0.82 + 0.18 * lift) + np.float32(0.55 * step) * _round(c) * (0.5 + 0.5 * cord)
@@ -268,7 +272,9 @@ def chenille(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) 
     norm = 1 / np.sqrt(1 + bend * bend)
     px, py = -bend * norm, norm  # loops lie across the cord
     tx, ty = f.tx * px - f.ty * py, f.ty * px + f.tx * py
-    tint = _tint(dice, row, loop, stitch) * (np.float32(0.72) + np.float32(0.34) * _round(c) + np.float32(0.035 * stitch.pile) * fuzz)
+    tint = _tint(dice, row, loop, stitch) * (
+        np.float32(0.72) + np.float32(0.34) * _round(c) + np.float32(0.035 * stitch.pile) * fuzz
+    )
     return Threads(height, tx, ty, tint, np.ones_like(a), row)
 
 
@@ -284,7 +290,11 @@ def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
         row = row0 + np.int32(step)
         shift = (row & 1) * np.float32(0.5)
         column = np.floor(f.u / spacing - shift).astype(np.int32)
-        x = f.u - (column + shift + np.float32(0.5)) * spacing + (dice(row, column, 31) - np.float32(0.5)) * (0.1 * radius)
+        x = (
+            f.u
+            - (column + shift + np.float32(0.5)) * spacing
+            + (dice(row, column, 31) - np.float32(0.5)) * (0.1 * radius)
+        )
         y = f.v - (row + np.float32(0.5)) * rise + (dice(row, column, 32) - np.float32(0.5)) * (0.1 * radius)
         r = np.sqrt(x * x + y * y) / radius
         on = r < 1
@@ -292,7 +302,9 @@ def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
         hole = np.float32(1) - np.clip((np.float32(0.17) - r) * radius + np.float32(0.5), 0, 1)
         rim = np.clip((r - np.float32(0.84)) * 8, 0, 1)
         surface = radius * np.float32(0.42) + np.float32(0.26) * y + np.float32(0.5) * (lean_x * x + lean_y * y)
-        surface = surface + radius * (np.float32(0.13) * r * r - np.float32(0.05) * rim * rim - np.float32(0.25) * (1 - hole))
+        surface = surface + radius * (
+            np.float32(0.13) * r * r - np.float32(0.05) * rim * rim - np.float32(0.25) * (1 - hole)
+        )
         height = np.where(on, np.maximum(surface, 0.1), height)
         new_tint = _tint(dice, row, column, stitch) * (np.float32(0.3) + np.float32(0.7) * hole)
         tint = np.where(on, new_tint, tint)

@@ -32,14 +32,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Contours:
-    """Arc length and direction of the outline nearest to each pixel, all (H, W) float32;
-    turn: radians the outline has turned inwards since its start."""
+    """The outline point nearest to each pixel. nearest: (H, W) int32 row of `points`; depth: (H, W) float32 px to it;
+    points: (N, 6) float32 smoothed x and y, tangent x and y, arc length in px, radians turned inwards since its start."""
 
-    arc: np.ndarray
+    nearest: np.ndarray
     depth: np.ndarray
-    tx: np.ndarray
-    ty: np.ndarray
-    turn: np.ndarray
+    points: np.ndarray
+
+    def arc(self, where: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Arc length (M,) and outline point (M, 6) of the pixels with flat indices `where`."""
+        near = self.points.take(self.nearest.ravel().take(where), 0)
+        return near[:, 4] + (x - near[:, 0]) * near[:, 2] + (y - near[:, 1]) * near[:, 3], near
 
 
 def edge_distance(labels: np.ndarray) -> np.ndarray:
@@ -58,7 +61,6 @@ def edge_distance(labels: np.ndarray) -> np.ndarray:
 
 def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> Contours:
     """Follow every region's outline (holes too) and carry arc length and tangent inwards from the nearest outline point."""
-    height, width = labels.shape
     inside = np.ones(labels.shape, np.uint8)
     points: list[np.ndarray] = []  # per outline: (n, 8) x, y, smoothed x, y, tangent x, y, arc, turn
     boxes = _boxes(labels, colours)
@@ -66,7 +68,9 @@ def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> 
         x0, y0, x1, y1 = boxes[label]
         if x1 <= x0:
             continue
-        mask = cv2.copyMakeBorder((labels[y0:y1, x0:x1] == label).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        mask = cv2.copyMakeBorder(
+            (labels[y0:y1, x0:x1] == label).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0
+        )
         outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x0 - 1, y0 - 1))
         for outline in outlines:
             dots = outline[:, 0].astype(np.float32)
@@ -79,19 +83,13 @@ def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> 
             # OpenCV keeps the region on the left of an outline, holes included, so inward turns are negative here
             turn = -np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
             points.append(np.column_stack([dots, smooth, tangent, arc, turn]).astype(np.float32))
-    if not points:
-        empty = np.zeros(labels.shape, np.float32)
-        return Contours(empty, empty, empty + 1, empty, empty)
-    table = np.concatenate(points)
+    table = np.concatenate(points) if points else np.zeros((1, 8), np.float32)
     column, row = table[:, 0].astype(np.intp), table[:, 1].astype(np.intp)
     inside[row, column] = 0
     depth, nearest = cv2.distanceTransformWithLabels(inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     carried = np.zeros((int(nearest.max()) + 1, 6), np.float32)
     carried[nearest[row, column]] = table[:, 2:]
-    near_x, near_y, tx, ty, arc, turn = (carried[:, i].take(nearest) for i in range(6))
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    arc += (x - near_x) * tx + (y - near_y) * ty
-    return Contours(arc, depth, tx, ty, turn)
+    return Contours(nearest, depth, carried)
 
 
 def _boxes(labels: np.ndarray, count: int) -> np.ndarray:
@@ -133,15 +131,17 @@ def straight(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, angles: n
 
 
 def following(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, contours: Contours, pitch: float) -> Frame:
-    """Rows of `pitch` px that follow the outline; stitches keep their length round bends."""
-    label = labels.ravel()[where]
-    y, x = np.divmod(where, labels.shape[1])
-    v = contours.depth.ravel()[where]
+    """Rows of `pitch` px that follow the outline; stitches keep their length round bends. An infinite pitch
+    leaves u the arc length of the outline itself."""
+    y, x = (a.astype(np.float32) for a in np.divmod(where, labels.shape[1]))
+    v = contours.depth.ravel().take(where)
+    arc, near = contours.arc(where, x, y)
     # a parallel curve at depth d is shorter by d times the angle turned: u = arc - d * turn
-    middle = (np.floor(v / np.float32(pitch)) + np.float32(0.5)) * np.float32(pitch)
-    u = contours.arc.ravel()[where] - middle * contours.turn.ravel()[where]
-    return Frame(u, v, contours.tx.ravel()[where], contours.ty.ravel()[where],
-                 depth.ravel()[where], label, x.astype(np.float32), y.astype(np.float32))  # fmt: skip
+    if np.isfinite(pitch):
+        middle = (np.floor(v / np.float32(pitch)) + np.float32(0.5)) * np.float32(pitch)
+        arc -= middle * near[:, 5]
+    tx, ty = np.ascontiguousarray(near[:, 2]), np.ascontiguousarray(near[:, 3])
+    return Frame(arc, v, tx, ty, depth.ravel().take(where), labels.ravel().take(where), x, y)
 
 
 def principal_angles(labels: np.ndarray, count: int) -> np.ndarray:

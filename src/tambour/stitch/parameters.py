@@ -65,7 +65,9 @@ class Stitch:
         if self.family not in FAMILIES:
             raise InputError(f"Stitch family {self.family!r} is not known.", f"Choose one of: {', '.join(FAMILIES)}.")
         if self.angle_field not in ANGLE_FIELDS:
-            raise InputError(f"Angle field {self.angle_field!r} is not known.", f"Choose one of: {', '.join(ANGLE_FIELDS)}.")
+            raise InputError(
+                f"Angle field {self.angle_field!r} is not known.", f"Choose one of: {', '.join(ANGLE_FIELDS)}."
+            )
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -171,7 +173,9 @@ def sample_fabric(rng: np.random.Generator) -> Fabric:
     chroma = rng.choice((0.03, 0.12, 0.4), p=(0.6, 0.25, 0.15))
     level = rng.uniform(0.8, 0.98) if rng.random() < 0.65 else rng.uniform(0.12, 0.7)
     tone = level * (1 - chroma * (0.5 - 0.5 * np.cos(hue + np.array([0, 2.09, 4.19]))))
-    pitch = {"weave": rng.uniform(0.25, 0.45), "twill": rng.uniform(0.22, 0.4), "aida": rng.uniform(1.1, 1.8)}.get(kind, 0.5)
+    pitch = {"weave": rng.uniform(0.25, 0.45), "twill": rng.uniform(0.22, 0.4), "aida": rng.uniform(1.1, 1.8)}.get(
+        kind, 0.5
+    )
     colour = tuple(int(c) for c in np.round(255 * tone))
     return Fabric(kind=kind, colour=colour, pitch=float(pitch), contrast=float(rng.uniform(0.15, 0.6)))
 
@@ -179,7 +183,12 @@ def sample_fabric(rng: np.random.Generator) -> Fabric:
 def describe(stitch: Stitch) -> str:
     """The stitch in words, for captions: `"glossy satin stitch, fine thread, with border"`."""
     width = stitch.thread_width / np.mean(_DRAWS[stitch.family]["thread_width"])
-    names = {"knot": "french knots", "chenille": "chenille embroidery", "sequin": "sequins", "tatami": "tatami fill stitch"}
+    names = {
+        "knot": "french knots",
+        "chenille": "chenille embroidery",
+        "sequin": "sequins",
+        "tatami": "tatami fill stitch",
+    }
     name = names.get(stitch.family, f"{stitch.family} stitch")
     words = [("glossy " if stitch.sheen > 0.65 else "matte " if stitch.sheen < 0.25 else "") + name]
     if stitch.family in ("knot", "sequin"):

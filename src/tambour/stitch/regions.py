@@ -74,9 +74,10 @@ def find_regions(pixels: np.ndarray, background: str = "auto", limit: int = 16, 
 
 def _palette(rgb: np.ndarray, stitched: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Greedy palette on a 5-bit histogram: (K, 3) float32 in [0, 1], and each pixel's nearest entry (H, W) int32."""
-    five = (rgb >> 3).astype(np.int32)
-    bins = (five[..., 0] << 10) | (five[..., 1] << 5) | five[..., 2]
-    counts = np.bincount(bins[stitched], minlength=32768)
+    red, green, blue = (channel.astype(np.uint16) >> 3 for channel in cv2.split(rgb))
+    bins = (red << 10) | (green << 5) | blue
+    thin = np.s_[:: 1 + (bins.size > 400_000), :: 1 + (bins.size > 400_000)]  # a quarter of a large picture is enough
+    counts = np.bincount(bins[thin][stitched[thin]], minlength=32768)
     if not counts.any():
         return np.zeros((1, 3), np.float32), np.zeros(bins.shape, np.int32)
     used = np.flatnonzero(np.bincount(bins.ravel(), minlength=32768))
@@ -91,15 +92,15 @@ def _palette(rgb: np.ndarray, stitched: np.ndarray, limit: int) -> tuple[np.ndar
     index = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
     table = np.zeros(32768, np.int32)
     table[used] = index
-    nearest = table[bins]
+    nearest = table.take(bins)
     # the exact colour: the mean of the pixels near each centre
     close = ((points - centres[index]) ** 2).sum(1) < 0.12**2
     exact = np.zeros(32768, bool)
     exact[used[close]] = True
-    chosen = stitched & exact[bins]
-    which = nearest[chosen]
+    chosen = stitched[thin] & exact[bins[thin]]
+    which = nearest[thin][chosen]
     weight = np.maximum(np.bincount(which, minlength=len(centres)), 1)
-    means = [np.bincount(which, weights=rgb[..., c][chosen], minlength=len(centres)) / weight for c in range(3)]
+    means = [np.bincount(which, weights=rgb[..., c][thin][chosen], minlength=len(centres)) / weight for c in range(3)]
     return (np.stack(means, 1) / 255).astype(np.float32), nearest
 
 
