@@ -147,12 +147,16 @@ def test_fingerprints(toy: Path, toy_sdxl: Path, tmp_path: Path) -> None:
     assert first != load(toy_sdxl, controlnets=()).fingerprint
 
 
-def test_half_precision_files_and_shards_are_the_same_base(toy: Path, broken: Path) -> None:
+def test_half_precision_files_and_shards_are_the_same_base(
+    toy: Path, broken: Path, capfd: pytest.CaptureFixture
+) -> None:
     unet = load(toy, controlnets=()).unet
     shutil.rmtree(broken / "unet")
     unet.half().save_pretrained(broken / "unet", max_shard_size="200KB")
     assert len(list((broken / "unet").glob("*.safetensors"))) > 1
+    capfd.readouterr()
     halved = load(broken)
+    assert capfd.readouterr().err == ""  # no bars, no notes
     assert halved.fingerprint == load(toy).fingerprint
     assert halved.unet.dtype == torch.float32
 

@@ -14,14 +14,14 @@ def quiet() -> Iterator[None]:
     """While open, diffusers and transformers log errors only and draw no bars."""
     libraries = (diffusers_logging, transformers_logging)
     before = [library.get_verbosity() for library in libraries]
-    bars = transformers_logging.is_progress_bar_enabled()
+    bars = [library.is_progress_bar_enabled() for library in libraries]
     for library in libraries:
         library.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        for library, verbosity in zip(libraries, before, strict=True):
+        for library, verbosity, bar in zip(libraries, before, bars, strict=True):
             library.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+            if bar:
+                library.enable_progress_bar()
