@@ -1,0 +1,85 @@
+"""Learn every real photo and show four designs in its style: photo | flat design | blocks | four designs, a row a photo.
+
+    python benchmarks/real.py -o OUT [--photos NAME ...] [--base BASE] [--recipe RECIPE] [-- further options of apply]
+
+Photos and designs are read from the folder TAMBOUR_REAL, or ../shared/real beside the repository: `photos/`, `designs/`,
+and `pairs/*/photo.*`. Styles are kept in OUT, so that the command, given again, only does what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+ROOT = Path(__file__).parents[1]
+SHOWN = ("gopher_standing", "motif_anchor", "motif_dragonfly", "motif_squirrel")
+CELL = 320  # px
+
+
+def block_chart(blocks: dict[str, float], every: tuple[str, ...]) -> Image.Image:
+    """The base's blocks under each other, the style's with their similarity."""
+    chart = Image.new("RGB", (CELL, CELL), "white")
+    draw = ImageDraw.Draw(chart)
+    font = ImageFont.load_default(size=CELL // 20)
+    step = CELL / (len(every) + 1)
+    for number, name in enumerate(every):
+        y, chosen = step * (number + 0.5), name in blocks
+        draw.rectangle((8, y + 3, 8 + step * 0.6, y + 3 + step * 0.6), fill="#b4233f" if chosen else "#dddddd")
+        short = name.replace("_blocks", "").replace("attentions.", "").replace("_block", "")
+        draw.text((step + 8, y), f"{short}  {blocks[name]:.3f}" if chosen else short, "black" if chosen else "#999999", font)
+    return chart
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--photos", nargs="*", help="names without suffix; all if absent")
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--recipe")
+    parser.add_argument("--guide", choices=("none", "stitches"), default="none")
+    parser.add_argument("--edges", choices=("firm", "free"), default="firm")
+    options = parser.parse_args()
+    real = Path(os.environ.get("TAMBOUR_REAL", ROOT.parent / "shared" / "real"))
+    photos = {path.stem: path for path in sorted((real / "photos").glob("*"))}
+    photos |= {path.parent.name: path for path in sorted((real / "pairs").glob("*/photo.*"))}
+    if not photos:
+        sys.exit(f"There are no real photos in {real}. Set TAMBOUR_REAL.")
+    designs = [next((real / "designs").glob(f"{name}.svg")) for name in SHOWN]
+
+    import tambour
+    from tambour.base import load
+    from tambour.images import contact_sheet, open_image, save_image
+
+    base = load(options.base)
+    rows, labels = [], []
+    for name, photo in photos.items():
+        if options.photos and name not in options.photos:
+            continue
+        file = options.output / f"{name}.safetensors"
+        start = time.perf_counter()
+        if file.exists():
+            style = tambour.inspect(file)
+        else:
+            style = tambour.learn(photo, file, base=options.base, recipe=options.recipe, report=options.output / name)
+        learnt = time.perf_counter()
+        results = tambour.apply(style, designs, base=base, guide=options.guide, edges=options.edges)
+        drawn = time.perf_counter()
+        for design, result in zip(designs, results, strict=True):
+            save_image(result.image, options.output / name / f"{design.stem}.png", overwrite=True)
+        scores = [result.scores.total for result in results if result.scores is not None]
+        made = tambour.pair(open_image(photo))
+        rows.append([made.embroidery, made.design, block_chart(dict(style.blocks), base.attention_blocks)])
+        rows[-1] += [result.image for result in results]
+        labels.append(f"{name}: {style.description}, mean score {sum(scores) / max(1, len(scores)):.2f}, guide {options.guide}")
+        print(f"{name:28} learn {learnt - start:6.1f} s, four designs {drawn - learnt:6.1f} s, scores {scores}", flush=True)
+    sheet = contact_sheet(rows, ["photo", "our flat design", "style blocks", *SHOWN], labels, cell=CELL)
+    print(save_image(sheet, options.output / "sheet.jpg", overwrite=True))
+
+
+if __name__ == "__main__":
+    main()
