@@ -1,0 +1,124 @@
+"""The autoencoder: diffusers' AutoencoderTiny whose encoder is an exact PCA of 8 x 8 patches, and a trained decoder.
+
+A convolutional encoder learnt from scratch needs far more time than it repays; the PCA is exact at once, smooth, and its
+latents (divided by the square root of their deviation) keep the order coarse to fine that diffusion likes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+
+from tambour.pretrain.data import Corpus, to_tensor
+
+FACTOR = 8
+CHANNELS = 16
+WIDTH = 48  # channels of the encoder: 3 x 4 x 4 holds a 4 x 4 patch exactly
+DECODER_WIDTH = 32
+WHITENING = 0.5  # latent = component / deviation ** WHITENING
+RAW_POWER = 0.5  # root mean square of raw latents: the decoder squashes at 3; `scaling_factor` brings them to 1
+
+
+def fit_patches(pictures: np.ndarray, rng: np.random.Generator, count: int = 60_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """PCA of 8 x 8 RGB patches in [0, 1]: basis (c, 3, 8, 8), mean (3, 8, 8), deviation (c,)."""
+    n, size = len(pictures), pictures.shape[1]
+    patches = np.empty((count, 3, FACTOR, FACTOR), np.float32)
+    for i in range(count):
+        y, x = rng.integers(0, size - FACTOR + 1, 2)
+        patches[i] = pictures[rng.integers(n), y : y + FACTOR, x : x + FACTOR].transpose(2, 0, 1) / 255.0
+    flat = patches.reshape(count, -1)
+    mean = flat.mean(0)
+    _, values, basis = np.linalg.svd(np.cov(flat - mean, rowvar=False).astype(np.float64), hermitian=True)
+    shape = (-1, 3, FACTOR, FACTOR)
+    return (basis[:CHANNELS].reshape(shape), mean.reshape(shape[1:]), np.sqrt(values[:CHANNELS]))
+
+
+def build(pictures: np.ndarray, rng: np.random.Generator) -> AutoencoderTiny:
+    """An AutoencoderTiny with the PCA encoder in place and a decoder of random weights; scaled latents have unit power."""
+    basis, mean, deviation = fit_patches(pictures, rng)
+    scale = 1 / deviation**WHITENING
+    scale *= RAW_POWER / np.sqrt(np.mean((deviation * scale) ** 2))
+    rows = basis * scale[:, None, None, None]
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(WIDTH,) * 4,
+        decoder_block_out_channels=(DECODER_WIDTH,) * 4,
+        num_encoder_blocks=(0, 0, 0, 0),
+        num_decoder_blocks=(4, 4, 2, 0),
+        latent_channels=CHANNELS,
+        scaling_factor=1 / RAW_POWER,
+    )
+    first, half, quarter, eighth, out = vae.encoder.layers
+    with torch.no_grad():
+        for layer in (first, half, quarter, eighth, out):
+            layer.weight.zero_()
+        for c in range(3):
+            first.weight[c, c, 1, 1] = 1
+        first.bias.zero_()
+        # A stride-2 convolution with padding 1 sees rows 2i - 1, 2i, 2i + 1: taps 1 and 2 are the 2 x 2 block.
+        for layer, channels in ((half, 3), (quarter, 12)):
+            for c in range(channels):
+                for tap in range(4):
+                    layer.weight[4 * c + tap, c, 1 + tap // 2, 1 + tap % 2] = 1
+        for c in range(3):
+            for y in range(8):
+                for x in range(8):
+                    source = 4 * (4 * c + 2 * (y % 2) + x % 2) + 2 * (y // 2 % 2) + x // 2 % 2
+                    eighth.weight[:CHANNELS, source, 1 + y // 4, 1 + x // 4] = torch.from_numpy(rows[:, c, y, x]).float()
+        for k in range(CHANNELS):
+            out.weight[k, k, 1, 1] = 1
+        out.bias.copy_(-torch.from_numpy((rows * mean).sum((1, 2, 3))).float())
+    vae.encoder.requires_grad_(False)
+    return vae
+
+
+def _detail(image: torch.Tensor) -> torch.Tensor:
+    """What a 2 x 2 mean does not hold: stitches live here."""
+    return image - F.interpolate(F.avg_pool2d(image, 2), scale_factor=2, mode="nearest")
+
+
+def train_decoder(
+    vae: AutoencoderTiny, corpus: Corpus, *, seconds: float, seed: int = 0, batch: int = 8, crop: int = 128, rate: float = 2e-3
+) -> Iterator[tuple[int, float]]:
+    """Train the decoder by the clock with L1 on pixels and on detail. Yields (step, loss)."""
+    rng = np.random.default_rng([seed, 0xDEC0])
+    device = next(vae.parameters()).device
+    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+    began, step = time.monotonic(), 0
+    while (spent := time.monotonic() - began) < seconds:
+        share = spent / seconds
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 50) * (1 - share) ** 1.0 + 1e-5
+        pixels = []
+        for _ in range(batch):
+            n, (y, x) = rng.integers(len(corpus)), rng.integers(0, corpus.picture.shape[1] - crop + 1, 2)
+            source = corpus.design if rng.random() < 0.1 else corpus.picture
+            pixels.append(source[n, y : y + crop, x : x + crop])
+        image = to_tensor(np.stack(pixels)).to(device)
+        with torch.no_grad():
+            latents = vae.encode(image).latents
+            latents = latents + 0.015 * torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(device)
+        out = vae.decode(latents).sample
+        loss = (out - image).abs().mean() + (_detail(out) - _detail(image)).abs().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step += 1
+        yield step, float(loss.detach())
+
+
+@torch.no_grad()
+def reconstruction(vae: AutoencoderTiny, pictures: np.ndarray) -> tuple[float, float]:
+    """Peak signal-to-noise ratio (dB) and the ratio of detail energy, reconstruction over input."""
+    error, gain = [], []
+    device = next(vae.parameters()).device
+    for picture in pictures:
+        image = to_tensor(picture[None]).to(device)
+        out = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
+        error.append(float(((out - image) / 2).pow(2).mean()))
+        gain.append(float(_detail(out).pow(2).sum() / _detail(image).pow(2).sum().clamp_min(1e-9)))
+    return float(np.mean(-10 * np.log10(error))), float(np.mean(gain))

@@ -1,0 +1,92 @@
+"""The evaluation page of a weights version: reconstruction, tile-conditioned samples beside the truth, text samples."""
+
+from __future__ import annotations
+
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler
+from PIL import Image
+
+from tambour.pretrain.corpus import TRAINED_FAMILIES
+from tambour.pretrain.data import CANNY, TILE_KERNEL, Corpus, to_tensor
+from tambour.pretrain.model import Networks, scheduler
+from tambour.pretrain.train import encode_text, predict
+
+
+def sampler(steps: int) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ (second order) over mini's schedule."""
+    solver = DPMSolverMultistepScheduler.from_config(
+        scheduler().config, algorithm_type="dpmsolver++", timestep_spacing="trailing", final_sigmas_type="zero"
+    )
+    solver.set_timesteps(steps)
+    return solver
+
+
+@torch.no_grad()
+def sample(
+    networks: Networks,
+    captions: list[str],
+    designs: np.ndarray | None,
+    *,
+    start: torch.Tensor | None = None,
+    strength: float = 1.0,
+    steps: int = 20,
+    guidance: float = 1.0,
+    canny: bool = True,
+    side: int = 64,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Latents (B, c, side, side) from pure noise, or from `start` noised to `strength`, under the designs' conditions."""
+    device = next(networks.unet.parameters()).device
+    solver = sampler(steps)
+    times = solver.timesteps[steps - max(1, round(steps * strength)) :] if start is not None else solver.timesteps
+    channels = networks.unet.config.in_channels
+    noise = torch.randn(len(captions), channels, side, side, generator=torch.Generator().manual_seed(seed)).to(device)
+    latents = noise if start is None else solver.add_noise(start.to(device), noise, times[:1].expand(len(captions)))
+    if start is not None:
+        solver.set_begin_index(steps - len(times))
+    tile = edges = None
+    if designs is not None:
+        blurred = np.stack([cv2.GaussianBlur(d, (TILE_KERNEL, TILE_KERNEL), 0) for d in designs])
+        tile = (to_tensor(blurred) + 1).div(2).to(device)
+        if canny:
+            lines = np.stack([cv2.Canny(np.ascontiguousarray(d), *CANNY) for d in designs])[..., None].repeat(3, -1)
+            edges = (to_tensor(lines) + 1).div(2).to(device)
+    size = side * 8
+    ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32, device=device).expand(len(captions), -1)
+    text, empty = encode_text(networks, captions), encode_text(networks, [""] * len(captions))
+    for t in times:
+        at = t.to(device).expand(len(captions))
+        out = predict(networks, latents, at, text, ids, tile, edges)
+        if guidance != 1:
+            plain = predict(networks, latents, at, empty, ids, tile, edges)
+            out = plain + guidance * (out - plain)
+        latents = solver.step(out, t, latents).prev_sample
+    return latents
+
+
+def decode(vae: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
+    """Scaled latents -> (B, H, W, 3) uint8."""
+    with torch.no_grad():
+        image = torch.cat([vae.decode(z[None] / vae.config.scaling_factor).sample for z in latents])
+    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def family_sheet(networks: Networks, vae: AutoencoderTiny, corpus: Corpus, rows: list[int], **how) -> Image.Image:
+    """Design | truth | sample under the tile (and edge) condition, one row per picture number."""
+    device = next(networks.unet.parameters()).device
+    lines = []
+    for n in rows:
+        design, truth = corpus.design[n], corpus.picture[n]
+        latents = sample(networks, [str(corpus.caption[n])], design[None], seed=n, **how)
+        lines.append(np.hstack([design, truth, decode(vae.to(device), latents)[0]]))
+    return Image.fromarray(np.vstack(lines))
+
+
+def first_of_each(corpus: Corpus, kinds: tuple[str, ...] = TRAINED_FAMILIES, count: int = 1) -> list[int]:
+    """The first `count` pictures of every kind."""
+    return [int(n) for kind in kinds for n in np.flatnonzero(corpus.kind == kind)[:count]]
+
+

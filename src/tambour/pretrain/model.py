@@ -1,0 +1,150 @@
+"""The networks of `mini`, from random weights to a saved base folder; all are diffusers' and transformers' own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from tambour.pretrain.autoencoder import CHANNELS, FACTOR
+
+WIDTHS = (32, 64, 128)
+HEADS = (1, 2, 4)
+TEXT_WIDTH = 128
+TOKENS = 32  # longest caption
+SHARD = "14MB"  # every file of the repository stays under 16 MiB
+METHOD_WORDS = "a in [emb] style of flat design embroidery patch and the with logo drawing picture"
+
+
+@dataclass
+class Networks:
+    """What is trained together."""
+
+    unet: UNet2DConditionModel
+    tile: ControlNetModel
+    canny: ControlNetModel
+    text: CLIPTextModelWithProjection
+    tokenizer: CLIPTokenizer
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet, "tile": self.tile, "canny": self.canny, "text": self.text}
+
+    def to(self, device: str) -> Networks:
+        for module in self.modules().values():
+            module.to(device)
+        return self
+
+
+def make_tokenizer(captions: Iterable[str], words: int = 2000) -> CLIPTokenizer:
+    """A CLIP tokenizer (byte-level BPE with end-of-word marks) learnt from the captions."""
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    trained.normalizer = normalizers.Lowercase()
+    trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    alphabet = [chr(c) for c in range(33, 127)]
+    trainer = trainers.BpeTrainer(vocab_size=words, initial_alphabet=alphabet, end_of_word_suffix="</w>",
+                                  min_frequency=2, show_progress=False)  # fmt: skip
+    trained.train_from_iterator([*captions, *[METHOD_WORDS] * 50], trainer)
+    model = _bpe(trained)
+    pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *sorted(model["vocab"], key=model["vocab"].get)]
+    tokens = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    merges = [tuple(pair) for pair in model["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
+
+
+def _bpe(tokenizer: Tokenizer) -> dict:
+    import json
+
+    return json.loads(tokenizer.to_str())["model"]
+
+
+def build(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
+    """UNet in SDXL's layout (11 attention blocks of one layer), two ControlNets without attention, one text encoder."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=512 // FACTOR,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=WIDTHS,
+        layers_per_block=2,
+        transformer_layers_per_block=1,
+        attention_head_dim=HEADS,
+        norm_num_groups=16,
+        cross_attention_dim=TEXT_WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=6 * 16 + TEXT_WIDTH,
+    )
+    nn.init.zeros_(unet.conv_out.weight)
+    for block in (*unet.down_blocks, *unet.up_blocks, unet.mid_block):
+        for resnet in block.resnets:
+            nn.init.zeros_(resnet.conv2.weight)
+    text = CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    for parameter in text.parameters():  # CLIP's own initialisation is made for much wider models
+        if parameter.dim() == 2:
+            nn.init.normal_(parameter, std=0.04)
+    return Networks(unet, _controlnet(), _controlnet(), text, tokenizer)
+
+
+def _controlnet() -> ControlNetModel:
+    net = ControlNetModel(
+        in_channels=CHANNELS,
+        down_block_types=("DownBlock2D",) * 3,
+        mid_block_type="UNetMidBlock2D",
+        block_out_channels=WIDTHS,
+        layers_per_block=2,
+        norm_num_groups=16,
+        cross_attention_dim=TEXT_WIDTH,
+        conditioning_embedding_out_channels=(4, 16, 32, 64),
+    )
+    # Trained from the first step on, together with the UNet: the "zero" convolutions need not start at zero.
+    for layer in (net.controlnet_cond_embedding.conv_out, net.controlnet_mid_block, *net.controlnet_down_blocks):
+        nn.init.normal_(layer.weight, std=0.5 / layer.weight[0].numel() ** 0.5)
+    return net
+
+
+def scheduler() -> DDIMScheduler:
+    """SDXL's noise schedule; mini predicts the clean latents ("sample")."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="sample", clip_sample=False, set_alpha_to_one=False
+    )
+
+
+def save_base(networks: Networks, vae: AutoencoderTiny, folder: Path) -> None:
+    """Write the base folder as `tambour.base` loads it: float16 safetensors in shards."""
+    half = Networks(*(m.to(torch.float16) for m in networks.modules().values()), networks.tokenizer)
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae.to(torch.float16),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=half.text,
+        tokenizer_2=half.tokenizer,
+        unet=half.unet,
+        scheduler=scheduler(),
+        add_watermarker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
+    half.tile.save_pretrained(folder / "controlnet_tile", max_shard_size=SHARD)
+    half.canny.save_pretrained(folder / "controlnet_canny", max_shard_size=SHARD)
