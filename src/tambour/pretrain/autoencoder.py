@@ -1,7 +1,7 @@
 """The autoencoder: diffusers' AutoencoderTiny whose encoder is an exact PCA of 8 x 8 patches, and a trained decoder.
 
-A convolutional encoder learnt from scratch needs far more time than it repays; the PCA is exact at once, smooth, and its
-latents (divided by the square root of their deviation) keep the order coarse to fine that diffusion likes.
+A convolutional encoder learnt from scratch needs far more time than it repays; the PCA is exact at once, smooth, and
+its latents (divided by the square root of their deviation) keep the order coarse to fine that diffusion likes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ WHITENING = 0.5  # latent = component / deviation ** WHITENING
 RAW_POWER = 0.5  # root mean square of raw latents: the decoder squashes at 3; `scaling_factor` brings them to 1
 
 
-def fit_patches(pictures: np.ndarray, rng: np.random.Generator, count: int = 60_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fit_patches(
+    pictures: np.ndarray, rng: np.random.Generator, count: int = 60_000
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """PCA of 8 x 8 RGB patches in [0, 1]: basis (c, 3, 8, 8), mean (3, 8, 8), deviation (c,)."""
     n, size = len(pictures), pictures.shape[1]
     patches = np.empty((count, 3, FACTOR, FACTOR), np.float32)
@@ -39,7 +41,7 @@ def fit_patches(pictures: np.ndarray, rng: np.random.Generator, count: int = 60_
 
 
 def build(pictures: np.ndarray, rng: np.random.Generator) -> AutoencoderTiny:
-    """An AutoencoderTiny with the PCA encoder in place and a decoder of random weights; scaled latents have unit power."""
+    """An AutoencoderTiny with the PCA encoder in place, the decoder random; scaled latents have unit power."""
     basis, mean, deviation = fit_patches(pictures, rng)
     scale = 1 / deviation**WHITENING
     scale *= RAW_POWER / np.sqrt(np.mean((deviation * scale) ** 2))
@@ -68,7 +70,9 @@ def build(pictures: np.ndarray, rng: np.random.Generator) -> AutoencoderTiny:
             for y in range(8):
                 for x in range(8):
                     source = 4 * (4 * c + 2 * (y % 2) + x % 2) + 2 * (y // 2 % 2) + x // 2 % 2
-                    eighth.weight[:CHANNELS, source, 1 + y // 4, 1 + x // 4] = torch.from_numpy(rows[:, c, y, x]).float()
+                    eighth.weight[:CHANNELS, source, 1 + y // 4, 1 + x // 4] = torch.from_numpy(
+                        rows[:, c, y, x]
+                    ).float()
         for k in range(CHANNELS):
             out.weight[k, k, 1, 1] = 1
         out.bias.copy_(-torch.from_numpy((rows * mean).sum((1, 2, 3))).float())
@@ -82,7 +86,14 @@ def _detail(image: torch.Tensor) -> torch.Tensor:
 
 
 def train_decoder(
-    vae: AutoencoderTiny, corpus: Corpus, *, seconds: float, seed: int = 0, batch: int = 8, crop: int = 128, rate: float = 2e-3
+    vae: AutoencoderTiny,
+    corpus: Corpus,
+    *,
+    seconds: float,
+    seed: int = 0,
+    batch: int = 8,
+    crop: int = 128,
+    rate: float = 2e-3,
 ) -> Iterator[tuple[int, float]]:
     """Train the decoder by the clock with L1 on pixels and on detail. Yields (step, loss)."""
     rng = np.random.default_rng([seed, 0xDEC0])
@@ -101,7 +112,9 @@ def train_decoder(
         image = to_tensor(np.stack(pixels)).to(device)
         with torch.no_grad():
             latents = vae.encode(image).latents
-            latents = latents + 0.015 * torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(device)
+            latents = latents + 0.015 * torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(
+                device
+            )
         out = vae.decode(latents).sample
         loss = (out - image).abs().mean() + (_detail(out) - _detail(image)).abs().mean()
         optimizer.zero_grad(set_to_none=True)

@@ -18,7 +18,6 @@ import os
 import re
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +108,9 @@ def draw(art: Art, size: int) -> Image.Image:
     if art.svg:
         import resvg_py
 
-        return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=art.svg, width=size, height=size)))).convert("RGBA")
+        return Image.open(
+            io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=art.svg, width=size, height=size)))
+        ).convert("RGBA")
     canvas = Image.new("RGBA", (size, size))
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.truetype(io.BytesIO(art.font), size)
@@ -149,7 +150,7 @@ def _compose(rng: np.random.Generator, art: list[Art]) -> tuple[Image.Image, str
     canvas = Image.new("RGBA", (SIZE, SIZE))
     if rng.random() < 0.15:  # stitched to the edge: the ground is a region too
         ground = COLOURS[str(rng.choice(list(COLOURS)))]
-        canvas.paste(tuple(int(255 * c) for c in colorsys.hsv_to_rgb(*ground)) + (255,), (0, 0, SIZE, SIZE))
+        canvas.paste((*(int(255 * c) for c in colorsys.hsv_to_rgb(*ground)), 255), (0, 0, SIZE, SIZE))
     free = SIZE - side
     spot = tuple(int(rng.integers(min(0, free), max(0, free) + 1)) for _ in range(2))
     canvas.alpha_composite(drawing, dest=tuple(max(0, s) for s in spot), source=tuple(max(0, -s) for s in spot))
@@ -225,10 +226,17 @@ def _shard(job: tuple[int, int]) -> dict[str, np.ndarray]:
     first, count = job
     rows = [make_picture(first + i, _art) for i in range(count)]
     design, picture, caption, kind = zip(*rows, strict=True)
-    return {"design": np.stack(design), "picture": np.stack(picture), "caption": np.array(caption), "kind": np.array(kind)}
+    return {
+        "design": np.stack(design),
+        "picture": np.stack(picture),
+        "caption": np.array(caption),
+        "kind": np.array(kind),
+    }
 
 
-def make_corpus(art: Path, out: Path, count: int, *, first: int = 0, shard: int = 50, processes: int = 1) -> Iterator[int]:
+def make_corpus(
+    art: Path, out: Path, count: int, *, first: int = 0, shard: int = 50, processes: int = 1
+) -> Iterator[int]:
     """Render pictures first .. first + count - 1 into shards; shards that exist are kept. Yields pictures done."""
     out.mkdir(parents=True, exist_ok=True)
     starts = [n for n in range(first, first + count, shard) if not (out / f"{n:07d}.npz").exists()]
@@ -241,11 +249,3 @@ def make_corpus(art: Path, out: Path, count: int, *, first: int = 0, shard: int 
             os.replace(rough, out / f"{start:07d}.npz")
             done += shard
             yield done
-
-
-def main(folder: Path, count: int, processes: int) -> None:
-    """Fetch the art and render the corpus, saying how far it is."""
-    fetch(folder / "art")
-    began = time.monotonic()
-    for done in make_corpus(folder / "art", folder / "corpus", count, processes=processes):
-        print(f"corpus {done}/{count}  {time.monotonic() - began:.0f} s", flush=True)

@@ -1,4 +1,4 @@
-"""Reading a corpus: memory-mapped pictures, their latents, and random aligned crops."""
+"""Reading a corpus: aligned pictures, their latents, and random crops with their conditions."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ CANNY = (100, 200)
 
 @dataclass
 class Corpus:
-    """Aligned arrays: design, picture (N, S, S, 3) uint8; caption, kind (N,) str; latents (N, c, S/8, S/8) float16."""
+    """Aligned arrays: design, picture (N, S, S, 3) uint8; caption, kind (N,) str."""
 
     design: np.ndarray
     picture: np.ndarray
     caption: np.ndarray
     kind: np.ndarray
-    latents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.caption)
 
 
 def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
-    """Load the shards of `folder` in their order."""
-    shards = [path for path in sorted(folder.glob("*.npz")) if ".tmp" not in path.name]
-    parts = []
-    for path in shards:
+    """Load the shards of `folder` in their order, at most `limit` pictures."""
+    names, parts, count = ("design", "picture", "caption", "kind"), [], 0
+    for path in sorted(folder.glob("*.npz")):
+        if ".tmp" in path.name:
+            continue
         with np.load(path) as shard:
-            parts.append({name: shard[name] for name in ("design", "picture", "caption", "kind")})
-        if limit and sum(len(p["kind"]) for p in parts) >= limit:
+            parts.append({name: shard[name] for name in names})
+        count += len(parts[-1]["kind"])
+        if limit and count >= limit:
             break
-    joined = {name: np.concatenate([p.pop(name) for p in parts])[:limit] for name in ("design", "picture", "caption", "kind")}
-    return Corpus(**joined)
+    return Corpus(**{name: np.concatenate([p.pop(name) for p in parts])[:limit] for name in names})
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -46,14 +46,14 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def encode_corpus(corpus: Corpus, encode: Callable[[torch.Tensor], torch.Tensor], batch: int = 8) -> None:
-    """Fill `corpus.latents` once; pictures are not needed after."""
-    with torch.no_grad():
-        parts = [
-            encode(to_tensor(corpus.picture[i : i + batch])).to(torch.float16).cpu().numpy()
-            for i in range(0, len(corpus), batch)
-        ]
-    corpus.latents = np.concatenate(parts)
+def blur(design: np.ndarray) -> np.ndarray:
+    """The tile condition of a design, uint8."""
+    return cv2.GaussianBlur(design, (TILE_KERNEL, TILE_KERNEL), 0)
+
+
+def edges(design: np.ndarray) -> np.ndarray:
+    """The Canny condition of a design, uint8 (H, W)."""
+    return cv2.Canny(np.ascontiguousarray(design), *CANNY)
 
 
 @dataclass
@@ -67,27 +67,43 @@ class Batch:
     time_ids: torch.Tensor
 
 
-def draw_batch(corpus: Corpus, rng: np.random.Generator, size: int, side: int, factor: int = 8) -> Batch:
-    """`size` random crops of `side` latents, with the blurred and the edge image of their designs."""
-    grid = corpus.latents.shape[-1]
-    latents, tiles, edges, captions, ids = [], [], [], [], []
-    for _ in range(size):
-        for _ in range(4):  # prefer crops that show something
-            n = int(rng.integers(len(corpus)))
-            y, x = (int(v) for v in rng.integers(0, grid - side + 1, 2))
-            design = corpus.design[n, y * factor : (y + side) * factor, x * factor : (x + side) * factor]
-            if side == grid or design[::8, ::8].reshape(-1, 3).std(0).max() > 12:
-                break
-        latents.append(corpus.latents[n, :, y : y + side, x : x + side])
-        tiles.append(cv2.GaussianBlur(design, (TILE_KERNEL, TILE_KERNEL), 0))
-        edges.append(cv2.Canny(np.ascontiguousarray(design), *CANNY))
-        captions.append(str(corpus.caption[n]))
-        whole = grid * factor
-        ids.append((whole, whole, y * factor, x * factor, side * factor, side * factor))
-    return Batch(
-        torch.from_numpy(np.stack(latents)).float(),
-        torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float().div_(255),
-        torch.from_numpy(np.stack(edges))[:, None].float().div_(255).expand(-1, 3, -1, -1),
-        captions,
-        torch.tensor(ids, dtype=torch.float32),
-    )
+class Crops:
+    """Latents and conditions of a corpus, made once and kept on the training device; draws aligned random crops."""
+
+    def __init__(
+        self, corpus: Corpus, encode: Callable[[torch.Tensor], torch.Tensor], device: torch.device, factor: int = 8
+    ) -> None:
+        self.caption, self.factor = corpus.caption, factor
+        with torch.no_grad():
+            self.latents = torch.cat([
+                encode(to_tensor(corpus.picture[i : i + 8]).to(device)).half() for i in range(0, len(corpus), 8)
+            ])  # fmt: skip
+        self.tile = torch.from_numpy(np.stack([blur(d) for d in corpus.design])).to(device)
+        self.edges = torch.from_numpy(np.stack([edges(d) for d in corpus.design])).to(device)
+        # How much a design varies around every 8 px cell, so that crops of bare fabric can be refused.
+        cells = corpus.design[:, ::factor, ::factor].astype(np.float32)
+        self.plain = np.stack([np.abs(c - np.median(c.reshape(-1, 3), 0)).max(-1) < 12 for c in cells])
+
+    def draw(self, rng: np.random.Generator, size: int, side: int) -> Batch:
+        """`size` crops of `side` latents."""
+        grid, f = self.latents.shape[-1], self.factor
+        places = []
+        for _ in range(size):
+            for _ in range(4):  # prefer crops that show something
+                n, y, x = int(rng.integers(len(self.caption))), *(int(v) for v in rng.integers(0, grid - side + 1, 2))
+                if self.plain[n, y : y + side, x : x + side].mean() < 0.8:
+                    break
+            places.append((n, y, x))
+        latents = torch.stack([self.latents[n, :, y : y + side, x : x + side] for n, y, x in places])
+        pixels = [(n, slice(y * f, (y + side) * f), slice(x * f, (x + side) * f)) for n, y, x in places]
+        tile = torch.stack([self.tile[at] for at in pixels]).permute(0, 3, 1, 2)
+        lines = torch.stack([self.edges[at] for at in pixels])[:, None].expand(-1, 3, -1, -1)
+        whole = grid * f
+        ids = [(whole, whole, y * f, x * f, side * f, side * f) for _, y, x in places]
+        return Batch(
+            latents.float(),
+            tile.float().div(255),
+            lines.float().div(255),
+            [str(self.caption[n]) for n, _, _ in places],
+            torch.tensor(ids, dtype=torch.float32, device=self.latents.device),
+        )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-
-import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler
 from PIL import Image
 
 from tambour.pretrain.corpus import TRAINED_FAMILIES
-from tambour.pretrain.data import CANNY, TILE_KERNEL, Corpus, to_tensor
+from tambour.pretrain.data import Corpus, blur, edges, to_tensor
 from tambour.pretrain.model import Networks, scheduler
 from tambour.pretrain.train import encode_text, predict
 
@@ -38,7 +36,7 @@ def sample(
     side: int = 64,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Latents (B, c, side, side) from pure noise, or from `start` noised to `strength`, under the designs' conditions."""
+    """Latents (B, c, side, side) from pure noise, or from `start` noised to `strength`, under conditions."""
     device = next(networks.unet.parameters()).device
     solver = sampler(steps)
     times = solver.timesteps[steps - max(1, round(steps * strength)) :] if start is not None else solver.timesteps
@@ -47,21 +45,20 @@ def sample(
     latents = noise if start is None else solver.add_noise(start.to(device), noise, times[:1].expand(len(captions)))
     if start is not None:
         solver.set_begin_index(steps - len(times))
-    tile = edges = None
+    tile = lines = None
     if designs is not None:
-        blurred = np.stack([cv2.GaussianBlur(d, (TILE_KERNEL, TILE_KERNEL), 0) for d in designs])
-        tile = (to_tensor(blurred) + 1).div(2).to(device)
+        tile = (to_tensor(np.stack([blur(d) for d in designs])) + 1).div(2).to(device)
         if canny:
-            lines = np.stack([cv2.Canny(np.ascontiguousarray(d), *CANNY) for d in designs])[..., None].repeat(3, -1)
-            edges = (to_tensor(lines) + 1).div(2).to(device)
+            stacked = np.stack([edges(d) for d in designs])[..., None].repeat(3, -1)
+            lines = (to_tensor(stacked) + 1).div(2).to(device)
     size = side * 8
     ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32, device=device).expand(len(captions), -1)
     text, empty = encode_text(networks, captions), encode_text(networks, [""] * len(captions))
     for t in times:
         at = t.to(device).expand(len(captions))
-        out = predict(networks, latents, at, text, ids, tile, edges)
+        out = predict(networks, latents, at, text, ids, tile, lines)
         if guidance != 1:
-            plain = predict(networks, latents, at, empty, ids, tile, edges)
+            plain = predict(networks, latents, at, empty, ids, tile, lines)
             out = plain + guidance * (out - plain)
         latents = solver.step(out, t, latents).prev_sample
     return latents
@@ -88,5 +85,3 @@ def family_sheet(networks: Networks, vae: AutoencoderTiny, corpus: Corpus, rows:
 def first_of_each(corpus: Corpus, kinds: tuple[str, ...] = TRAINED_FAMILIES, count: int = 1) -> list[int]:
     """The first `count` pictures of every kind."""
     return [int(n) for kind in kinds for n in np.flatnonzero(corpus.kind == kind)[:count]]
-
-

@@ -1,4 +1,4 @@
-"""The networks of `mini`, from random weights to a saved base folder; all are diffusers' and transformers' own classes."""
+"""The networks of `mini`, from random weights to a saved base folder; all are diffusers' or transformers' classes."""
 
 from __future__ import annotations
 
@@ -128,7 +128,12 @@ def _controlnet() -> ControlNetModel:
 def scheduler() -> DDIMScheduler:
     """SDXL's noise schedule; mini predicts the clean latents ("sample")."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="sample", clip_sample=False, set_alpha_to_one=False
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="sample",
+        clip_sample=False,
+        set_alpha_to_one=False,
     )
 
 

@@ -1,7 +1,7 @@
 """One training stage of the UNet, its text encoder and both ControlNets, together and from scratch.
 
-A stage runs by the clock, keeps an exponential moving average, saves a checkpoint every minute (atomic; the same command
-continues) and can start warm from an earlier stage's averaged weights, so a long run is a sequence of short ones.
+A stage runs by the clock, keeps an exponential moving average, saves a checkpoint every minute (atomic; the same
+command continues) and can start warm from an earlier stage's averaged weights, so a long run is a sequence of short ones.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tambour.pretrain.data import Batch, Corpus, draw_batch
+from tambour.pretrain.data import Batch, Crops
 from tambour.pretrain.model import Networks, scheduler
 
 
@@ -63,22 +64,23 @@ def predict(networks: Networks, latents, t, text, time_ids, tile=None, canny=Non
                          mid_block_additional_residual=mid, return_dict=False)[0]  # fmt: skip
 
 
-def loss_of(networks: Networks, batch: Batch, plan: StagePlan, rng: np.random.Generator, alphas: torch.Tensor) -> torch.Tensor:
+def loss_of(
+    networks: Networks, batch: Batch, plan: StagePlan, rng: np.random.Generator, alphas: torch.Tensor
+) -> torch.Tensor:
     """Squared error of the clean latents, weighted by sqrt(min(snr, 5)) (between the x0 and the noise objective)."""
-    device = alphas.device
-    n = len(batch.captions)
+    device, n = alphas.device, len(batch.captions)
     z = (rng.permutation(n) + rng.random(n)) / n  # stratified
     normal = torch.special.ndtri(torch.from_numpy(z).clamp(1e-4, 1 - 1e-4))
     share = torch.sigmoid(plan.time_mean + plan.time_std * normal)
     t = (share * len(alphas)).long().clamp(0, len(alphas) - 1).to(device)
-    latents = batch.latents.to(device)
+    latents = batch.latents
     noise = torch.from_numpy(rng.standard_normal(batch.latents.shape, dtype=np.float32)).to(device)
     signal = alphas[t].view(-1, 1, 1, 1)
     noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
     captions = ["" if rng.random() < plan.drop_text else caption for caption in batch.captions]
-    tile = batch.tile.to(device) if rng.random() < plan.tile else None
-    canny = batch.edges.to(device) if rng.random() < plan.canny else None
-    out = predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids.to(device), tile, canny)
+    tile = batch.tile if rng.random() < plan.tile else None
+    canny = batch.edges if rng.random() < plan.canny else None
+    out = predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids, tile, canny)
     weight = (signal / (1 - signal)).clamp(0.02, 5).sqrt()
     return (weight * (out.float() - latents) ** 2).mean()
 
@@ -118,14 +120,14 @@ class Training:
         os.replace(rough, path)
 
     def load(self, path: Path) -> None:
-        from safetensors import safe_open
-
         with safe_open(path, "pt") as file:
             notes = file.metadata()
             self.step, self.spent = int(notes["step"]), float(notes["spent"])
         tensors = load_file(path)
         for n, module in self.networks.modules().items():
-            module.load_state_dict({k[len(f"model.{n}.") :]: v for k, v in tensors.items() if k.startswith(f"model.{n}.")})
+            module.load_state_dict(
+                {k[len(f"model.{n}.") :]: v for k, v in tensors.items() if k.startswith(f"model.{n}.")}
+            )
             for k, v in self.average[n].items():
                 v.copy_(tensors[f"average.{n}.{k}"])
         state = self.optimizer.state_dict()
@@ -153,7 +155,9 @@ def load_average(path: Path, networks: Networks) -> None:
         module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
 
 
-def run_stage(training: Training, corpus: Corpus, checkpoint: Path, every: float = 60.0) -> Iterator[tuple[int, float, float]]:
+def run_stage(
+    training: Training, crops: Crops, checkpoint: Path, every: float = 60.0
+) -> Iterator[tuple[int, float, float]]:
     """Train until the plan's seconds are spent. Yields (step, loss, seconds spent). The clock goes on over restarts."""
     plan = training.plan
     device = next(training.networks.unet.parameters()).device
@@ -167,7 +171,7 @@ def run_stage(training: Training, corpus: Corpus, checkpoint: Path, every: float
         rate = plan.final_rate + (plan.rate - plan.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1, share)))
         for group in training.optimizer.param_groups:
             group["lr"] = rate * min(1.0, (training.step + 1) / 100)
-        batch = draw_batch(corpus, rng, plan.batch, plan.side)
+        batch = crops.draw(rng, plan.batch, plan.side)
         with autocast:
             loss = loss_of(training.networks, batch, plan, rng, alphas)
         training.optimizer.zero_grad(set_to_none=True)

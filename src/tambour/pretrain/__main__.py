@@ -1,0 +1,160 @@
+"""`python -m tambour.pretrain`: make mini from nothing, step by step. Every step resumes where it stopped.
+
+art        fetch the icon and font packages
+corpus     render designs and stitched pictures
+decoder    fit the PCA encoder, train the decoder
+stage      train UNet, text encoder and ControlNets for a while
+sheet      the evaluation page of a stage
+export     write the base folder
+gpu        corpus, decoder, one stage, sheet and shards in one self-contained run of a few minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from transformers import CLIPTokenizer
+
+from tambour.pretrain import autoencoder, corpus, data, evaluate, model, train
+
+
+def main() -> None:
+    """Parse and run one step."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tambour.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=("art", "corpus", "decoder", "stage", "sheet", "export", "gpu"))
+    parser.add_argument("--work", type=Path, default=Path("pretrain-work"), help="folder of everything in between")
+    parser.add_argument("--name", default="a", help="name of the stage")
+    parser.add_argument("--start", help="name of the stage whose averaged weights to start from")
+    parser.add_argument(
+        "--plan", type=json.loads, default={}, help='changes of the stage\'s plan, JSON: {"batch": 16, "side": 24}'
+    )
+    parser.add_argument("--count", type=int, default=1500, help="pictures of the corpus")
+    parser.add_argument("--seconds", type=float, default=900, help="time to train")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="sheet: picture; export, gpu: folder")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    globals()[f"_{args.step}"](args)
+
+
+def _art(args: argparse.Namespace) -> None:
+    corpus.fetch(args.work / "art")
+
+
+def _corpus(args: argparse.Namespace) -> None:
+    began = time.monotonic()
+    for done in corpus.make_corpus(args.work / "art", args.work / "corpus", args.count, processes=args.processes):
+        print(f"corpus {done}/{args.count}  {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _decoder(args: argparse.Namespace) -> None:
+    pictures = data.read_corpus(args.work / "corpus", 1200)
+    folder = args.work / "vae"
+    if (folder / "config.json").exists():
+        vae = AutoencoderTiny.from_pretrained(folder, local_files_only=True)
+        vae.encoder.requires_grad_(False)
+        rounds = 1 + int((folder / "rounds").read_text()) if (folder / "rounds").exists() else 1
+    else:
+        vae, rounds = autoencoder.build(pictures.picture, np.random.default_rng(0)), 0
+    batch = 64 if args.device == "cuda" else 8
+    mean = None
+    for step, loss in autoencoder.train_decoder(
+        vae.to(args.device), pictures, seconds=args.seconds, seed=rounds, batch=batch
+    ):
+        mean = loss if mean is None else 0.98 * mean + 0.02 * loss
+        if step % 100 == 0:
+            print(f"decoder step {step}  loss {mean:.4f}", flush=True)
+    vae.to("cpu").save_pretrained(folder)
+    (folder / "rounds").write_text(str(rounds))
+    for kind in sorted(set(pictures.kind)):
+        decibel, detail = autoencoder.reconstruction(vae, pictures.picture[pictures.kind == kind][:8])
+        print(f"{kind:12s} {decibel:.1f} dB  detail energy {detail:.2f}", flush=True)
+
+
+def _networks(args: argparse.Namespace, captions: np.ndarray | None = None) -> model.Networks:
+    folder = args.work / "tokenizer"
+    if not folder.exists():
+        model.make_tokenizer([str(c) for c in captions]).save_pretrained(folder)
+    return model.build(CLIPTokenizer.from_pretrained(folder))
+
+
+def _vae(args: argparse.Namespace) -> AutoencoderTiny:
+    return AutoencoderTiny.from_pretrained(args.work / "vae", local_files_only=True).to(args.device).eval()
+
+
+def _stage(args: argparse.Namespace) -> None:
+    plan = train.StagePlan(seconds=args.seconds, **args.plan)
+    pictures = data.read_corpus(args.work / "corpus", args.count)
+    networks = _networks(args, pictures.caption)
+    vae = _vae(args)
+    crops = data.Crops(pictures, lambda x: vae.encode(x).latents * vae.config.scaling_factor, torch.device(args.device))
+    del pictures
+    if args.start:
+        train.load_average(args.work / f"{args.start}.safetensors", networks)
+    training = train.Training(networks.to(args.device), plan)
+    checkpoint = args.work / f"{args.name}.safetensors"
+    if checkpoint.exists():
+        training.load(checkpoint)
+    mean, first, began = None, training.step, time.monotonic()
+    for step, loss, spent in train.run_stage(training, crops, checkpoint):
+        mean = loss if mean is None else 0.99 * mean + 0.01 * loss
+        if step % 100 == 0:
+            rate = (step - first) * plan.batch / (time.monotonic() - began)
+            print(
+                f"{args.name} step {step}  loss {mean:.4f}  {spent:.0f}/{plan.seconds:.0f} s  {rate:.1f} samples/s",
+                flush=True,
+            )
+
+
+def _load(args: argparse.Namespace) -> model.Networks:
+    networks = _networks(args)
+    train.load_average(args.work / f"{args.name}.safetensors", networks)
+    for module in networks.modules().values():
+        module.eval().requires_grad_(False)
+    return networks.to(args.device)
+
+
+def _sheet(args: argparse.Namespace) -> None:
+    pictures = data.read_corpus(args.work / "corpus", 100)
+    rows = evaluate.first_of_each(pictures)
+    sheet = evaluate.family_sheet(_load(args), _vae(args), pictures, rows)
+    sheet.save(args.out or args.work / f"{args.name}.png")
+
+
+def _export(args: argparse.Namespace) -> None:
+    args.device = "cpu"
+    model.save_base(_load(args), _vae(args), args.out)
+
+
+def _gpu(args: argparse.Namespace) -> None:
+    """Corpus for 90 s on all cores, decoder, one stage, sheet: all within `--seconds`; small files into `--out`."""
+    began = time.monotonic()
+    args.out.mkdir(parents=True, exist_ok=True)
+    _corpus(args)
+    if not (args.work / "vae" / "rounds").exists():
+        total, args.seconds = args.seconds, 90
+        _decoder(args)
+        args.seconds = total
+    args.plan = {"batch": 256, "side": 32, "ema": 0.9995, **args.plan}
+    args.seconds -= time.monotonic() - began + 60
+    _stage(args)
+    _sheet(args)
+    _export(args)
+    plan = dataclasses.asdict(train.StagePlan(seconds=args.seconds, **args.plan))
+    (args.out / "plan.json").write_text(json.dumps(plan, indent=1))
+
+
+if __name__ == "__main__":
+    main()
