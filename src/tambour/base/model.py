@@ -20,6 +20,7 @@ from diffusers import (
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from tambour.base.quiet import quiet
 from tambour.errors import BaseModelError
 
 
@@ -95,7 +96,8 @@ class Base:
     def token_room(self, text: str) -> int:
         """Tokens left after `text`; negative when it is cut off."""
         tokenizers = [tokenizer for tokenizer in (self.tokenizer, self.tokenizer_2) if tokenizer is not None]
-        return min(t.model_max_length - len(t(text).input_ids) for t in tokenizers)
+        with quiet():  # the tokenizer complains about long texts itself
+            return min(t.model_max_length - len(t(text).input_ids) for t in tokenizers)
 
     @torch.no_grad()
     def encode_prompt(self, texts: Sequence[str]) -> Prompt:
