@@ -21,10 +21,10 @@ def choose_blocks(values: np.ndarray) -> tuple[int, ...]:
     """Indices, ascending, of the blocks that carry the style, from their similarity scores (blocks,).
 
     The paper picks by eye. Our rule, for any base: sort the blocks by similarity and cut the row in two where the
-    variance between its two halves is largest (Otsu 1979, that is 1-D 2-means); the low half is chosen. The cut leaves
-    at least two blocks, with which the paper's ablation still works, and at most half of them below it (5 of SDXL's
-    11), because the others must be left to carry the content. Nothing but the order and the relative gaps counts, so the
-    rule does not change when all similarities are scaled or shifted. Where blocks tie, fewer and earlier ones are taken.
+    variance between its two parts is largest (Otsu 1979, that is 1-D 2-means); the low part is chosen. It holds at
+    least two blocks, with which the paper's ablation still works, and at most half of them (5 of SDXL's 11), because
+    the others must be left to carry the content. Only the relative gaps count, so scaling or shifting all similarities
+    changes nothing. Where blocks tie, fewer and earlier ones are taken.
     """
     values = np.asarray(values, np.float64)
     assert values.ndim == 1 and len(values) >= 2 * FEWEST, values.shape

@@ -60,7 +60,8 @@ def compare(
     schedule = Schedule.of(base, steps)
     segment_of = [(steps - 1 - i) * segments // steps for i in range(steps)]  # of inversion step i
     wanted = sum(segment >= first_segment for segment in segment_of)
-    chunks = list(zip(*(part.split(_TOGETHER) for part in (others[0], others[1].embeds, others[1].pooled)), strict=True))
+    parts = (others[0], others[1].embeds, others[1].pooled)
+    chunks = list(zip(*(part.split(_TOGETHER) for part in parts), strict=True))
     result = []
     for number, (latents, embeds, pooled) in enumerate(chunks):
         prompt = Prompt(torch.cat([reference[1].embeds, embeds]), torch.cat([reference[1].pooled, pooled]))

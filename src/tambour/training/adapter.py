@@ -56,8 +56,9 @@ def targets(unet: nn.Module, blocks: Sequence[str], convolutions: bool) -> list[
         for layer in layers:
             names += [f"{block}.transformer_blocks.{layer}.{a}.{p}" for a in _ATTENTION for p in _PROJECTIONS]
         if convolutions:
-            middle = block.startswith("mid_block")
-            resnets = ["mid_block.resnets.0", "mid_block.resnets.1"] if middle else [block.replace(".attentions.", ".resnets.")]
+            resnets = [block.replace(".attentions.", ".resnets.")]
+            if block.startswith("mid_block"):
+                resnets.append("mid_block.resnets.1")
             names += [f"{resnet}.{convolution}" for resnet in resnets for convolution in _CONVOLUTIONS]
     modules = dict(unet.named_modules())
     for name in names:
@@ -136,7 +137,7 @@ def base_only(unet: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def style_only(adapter: Adapter) -> Iterator[None]:
-    """While open, the UNet predicts as theta_0 and theta_e, which is what a style file will give (method, section 6)."""
+    """While open, the UNet predicts as theta_0 and theta_e, as a style file makes it (method, section 6)."""
     inside = {name.rsplit(".lora_", 1)[0] for name in adapter.theta_e}
     outside = [
         module

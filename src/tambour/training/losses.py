@@ -107,7 +107,7 @@ def signal_and_noise(base: Base, t: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def denoising(model: RoutedModel, batch: Batch, generator: torch.Generator, *, style: bool) -> torch.Tensor:
-    """L_des (`style` False: designs under c_des) or L_emb (True: embroideries under c_emb, routed) of each row, (B,)."""
+    """L_des (`style` False: designs, c_des) or L_emb (True: embroideries, c_emb routed) of each row, (B,)."""
     base = model.base
     z0 = (batch.embroidery if style else batch.design).float()
     t = draw_timesteps(base, len(batch), generator)

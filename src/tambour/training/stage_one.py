@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from tambour.training.losses import denoising
 from tambour.training.loop import Step
+from tambour.training.losses import denoising
 from tambour.training.pairs import EncodedPair, draw
 from tambour.training.routing import RoutedModel
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from tambour.config import StageTwo
-from tambour.training.losses import contrast, denoising
 from tambour.training.loop import Step
+from tambour.training.losses import contrast, denoising
 from tambour.training.pairs import Batch, EncodedPair, draw, join
 from tambour.training.routing import RoutedModel
 

@@ -1,0 +1,254 @@
+"""Complementary pairs: embroideries the stage-one LoRA makes, with their designs, filtered (method, section 4)."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import resvg_py
+import torch
+from PIL import Image, ImageColor
+
+from tambour.analysis.similarity import compare
+from tambour.base import Base, Prompt, generator
+from tambour.config import Recipe
+from tambour.errors import InputError
+from tambour.images import canny_condition, correct_colours, open_image, save_image, tile_condition, to_tensor
+from tambour.pair.flat import make_design
+from tambour.progress import Progress
+
+SOURCES = ("text", "designs")
+_HEX = re.compile(r"#[0-9a-fA-F]{6}\b")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A generated pair: RGB pictures of one size, and what they show ("red dog")."""
+
+    design: Image.Image
+    embroidery: Image.Image
+    words: str
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What both filters said: by candidate, the mean similarity (filter 2 only saw what filter 1 kept)."""
+
+    style: tuple[float, ...]
+    content: dict[int, float]
+    chosen: tuple[int, ...]
+
+
+# -- candidates -------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    base: Base,
+    recipe: Recipe,
+    size: tuple[int, int],
+    fabric: tuple[int, int, int],
+    *,
+    seed: int,
+    folder: Path,
+) -> Iterator[Progress]:
+    """Make `recipe.complement.count` candidates with the LoRA that is on the base, all of it switched on.
+
+    "text": an embroidery from "a (color) (object) in [emb] style", its design by our own pair step (section 1).
+    "designs": a bundled flat design in new colours is embroidered under the structure conditions (section 6, firm). So
+    design and embroidery are aligned on any base, also on one whose text alone draws little; the objects are then the
+    bundled designs'. In both all blocks hear the style prompt, as at inference.
+
+    Args:
+        size: (height, width) of the pictures, px: that of a training crop, so that pairs share a batch.
+        fabric: RGB ground of the designs.
+        folder: candidates are kept here as PNG, so that an interrupted run makes only those that are missing.
+
+    Yields progress. Returns the candidates, as they are in the folder.
+
+    Raises:
+        InputError: the source or a colour is not known.
+        BaseModelError: "designs" asks for a ControlNet the base does not have.
+    """
+    settings = recipe.complement
+    if settings.source not in SOURCES:
+        raise InputError(f"Complement source {settings.source!r} is not known.", f"Allowed: {', '.join(SOURCES)}.")
+    drawings = bundled_designs()
+    objects = settings.objects if settings.source == "text" else tuple(drawings)
+    candidates = []
+    plan = subjects(settings.colours, objects, settings.count, generator(seed, "complement, subjects"))
+    for i, (colour, thing) in enumerate(plan):
+        words = f"{colour} {thing}"
+        paths = folder / f"{i:02d}-design.png", folder / f"{i:02d}.png"
+        if not paths[1].exists():
+            dice = generator(seed, "complement, picture", i)
+            if settings.source == "text":
+                embroidery = imagine(base, recipe, words, size, dice)
+                design = make_design(embroidery).design
+            else:
+                drawing = recolour(drawings[thing], colour, settings.colours, dice)
+                design = on_ground(drawing, size, fabric)
+                embroidery = embroider(base, recipe, words, design, dice)
+            for picture, path in zip((design, embroidery), paths, strict=True):
+                save_image(picture, path, overwrite=True)
+        candidates.append(Candidate(open_image(paths[0]), open_image(paths[1]), words))
+        yield Progress("complement", i + 1, len(plan), words)
+    return candidates
+
+
+def subjects(
+    colours: Sequence[str], objects: Sequence[str], count: int, generator: torch.Generator
+) -> list[tuple[str, str]]:
+    """`count` pairs (colour, object), both in random order, none twice before all were there."""
+
+    def endless(names: Sequence[str]) -> list[str]:
+        rounds = range(math.ceil(count / len(names)))
+        return [names[i] for _ in rounds for i in torch.randperm(len(names), generator=generator)]
+
+    return list(zip(endless(colours)[:count], endless(objects)[:count], strict=True))
+
+
+def bundled_designs() -> dict[str, str]:
+    """Name -> SVG of the flat designs in the package."""
+    files = resources.files("tambour").joinpath("designs").iterdir()
+    return {file.name[:-4]: file.read_text() for file in sorted(files, key=str) if file.name.endswith(".svg")}
+
+
+def recolour(svg: str, colour: str, colours: Sequence[str], generator: torch.Generator) -> str:
+    """An SVG whose largest colour becomes `colour` and the others random ones of `colours`, all a little muted."""
+    found = list(dict.fromkeys(_HEX.findall(svg)))
+    pixels = np.asarray(draw_svg(svg, 64))
+    solid = pixels[pixels[..., 3] == 255][:, :3]
+    area = [int((solid == ImageColor.getrgb(old)).all(1).sum()) for old in found]
+    rest = [name for name in colours if name != colour] or [colour]
+    picks = torch.randint(len(rest), (len(found),), generator=generator)
+    shades = 0.75 + 0.4 * torch.rand(len(found), generator=generator)
+    new = {}
+    for i, old in enumerate(found):
+        name = colour if area[i] == max(area) else rest[picks[i]]
+        try:
+            rgb = np.array(ImageColor.getrgb(name), np.float64)
+        except ValueError:
+            raise InputError(f"Complement colour {name!r} is not known.", "Use names that CSS knows.") from None
+        rgb = (0.8 * rgb + 0.2 * rgb.mean()) * (1.0 if name == colour else float(shades[i]))
+        new[old] = "#" + "".join(f"{int(value):02x}" for value in rgb.clip(0, 255))
+    return _HEX.sub(lambda match: new[match[0]], svg)
+
+
+def draw_svg(svg: str, side: int) -> Image.Image:
+    """A square SVG as RGBA, `side` px."""
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)))).convert("RGBA")
+
+
+def on_ground(svg: str, size: tuple[int, int], ground: tuple[int, int, int]) -> Image.Image:
+    """A square SVG in the middle of an RGB picture of (height, width) px."""
+    height, width = size
+    side = min(size)
+    canvas = Image.new("RGBA", (width, height), (*ground, 255))
+    canvas.alpha_composite(draw_svg(svg, side), ((width - side) // 2, (height - side) // 2))
+    return canvas.convert("RGB")
+
+
+def imagine(base: Base, recipe: Recipe, words: str, size: tuple[int, int], dice: torch.Generator) -> Image.Image:
+    """Ordinary sampling."""
+    sampling = recipe.sampling
+    return base.text_pipeline()(
+        prompt=recipe.prompts.style.format(words),
+        negative_prompt=recipe.prompts.negative,
+        height=size[0],
+        width=size[1],
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        generator=dice,
+    ).images[0]
+
+
+def embroider(base: Base, recipe: Recipe, words: str, design: Image.Image, dice: torch.Generator) -> Image.Image:
+    """SDEdit under the structure conditions, at the recipe's setting for firm edges."""
+    sampling, edges = recipe.sampling, recipe.sampling.firm
+    kernel = round(sampling.blur_kernel * recipe.resolution / sampling.size)
+    conditions = {
+        "tile": (edges.tile, tile_condition(design, kernel)),
+        "canny": (edges.canny, canny_condition(design, sampling.canny_low, sampling.canny_high)),
+    }
+    heard = {kind: condition for kind, condition in conditions.items() if condition[0] > 0}
+    image = base.image_pipeline(tuple(heard))(
+        prompt=recipe.prompts.style.format(words),
+        negative_prompt=recipe.prompts.negative,
+        image=design,
+        control_image=[picture for _, picture in heard.values()],
+        controlnet_conditioning_scale=[scale for scale, _ in heard.values()],
+        strength=edges.strength,
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        generator=dice,
+    ).images[0]
+    return correct_colours(image, design) if edges.correct_colours else image
+
+
+# -- filters ----------------------------------------------------------------------------------------------------------
+
+
+def keep_most_similar(similarity: Sequence[float], count: int) -> list[int]:
+    """Filter 1: indices of the best ceil(count / 2), best first; earlier ones where they tie."""
+    order = sorted(range(len(similarity)), key=lambda i: -similarity[i])
+    return order[: math.ceil(count / 2)]
+
+
+def keep_least_similar(similarity: Sequence[float], count: int) -> list[int]:
+    """Filter 2: indices of the ceil(count / 4) least similar, least first; earlier ones where they tie."""
+    order = sorted(range(len(similarity)), key=lambda i: similarity[i])
+    return order[: math.ceil(count / 4)]
+
+
+def choose(
+    base: Base,
+    recipe: Recipe,
+    reference: tuple[torch.Tensor, torch.Tensor],
+    words: str,
+    candidates: Sequence[Candidate],
+) -> Iterator[Progress]:
+    """Both filters (section 4), on the base as it is (switch a LoRA off before).
+
+    1. Embroideries like the reference's, by mean self-attention similarity: the style was caught.
+    2. Of these, designs unlike the reference's: the content differs.
+    "Mean" is taken over all blocks and, for both filters, over the late segments, which the inversion reaches first.
+
+    Args:
+        reference: latents (1, c, h, w) of the reference's design and embroidery, of the candidates' size.
+        words: what it shows.
+
+    Yields progress. Returns `Filtered`.
+    """
+    count = len(candidates)
+    f = base.vae_factor
+    time_ids = base.time_ids(reference[0].shape[-2] * f, reference[0].shape[-1] * f)
+
+    def similarities(template: str, latents: torch.Tensor, pictures: Sequence[tuple[Image.Image, str]], stage: str):
+        others = torch.cat([base.encode_image(to_tensor(picture)) for picture, _ in pictures])
+        prompts: Prompt = base.encode_prompt([template.format(shown) for _, shown in pictures])
+        similarity = yield from compare(
+            base,
+            (latents, base.encode_prompt([template.format(words)])),
+            (others, prompts),
+            time_ids,
+            recipe.analysis,
+            stage=stage,
+            first_segment=recipe.complement.first_segment,
+        )
+        return similarity.mean((1, 2)).tolist()
+
+    style = yield from similarities(
+        recipe.prompts.style, reference[1], [(c.embroidery, c.words) for c in candidates], "filter 1"
+    )
+    kept = keep_most_similar(style, count)
+    content = yield from similarities(
+        recipe.prompts.design, reference[0], [(candidates[i].design, candidates[i].words) for i in kept], "filter 2"
+    )
+    chosen = [kept[i] for i in keep_least_similar(content, count)]
+    return Filtered(tuple(style), dict(zip(kept, content, strict=True)), tuple(chosen))
