@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tambour.base import Base, generator, load
-from tambour.config import Edges, Recipe, Sampling
-from tambour.config import _build as _build_recipe
+from tambour.config import Edges, Recipe, Sampling, recipe_from
 from tambour.errors import InputError, StyleError
 from tambour.images import canny_condition, correct_colours, fit, flatten, open_image, tile_condition, to_image
 from tambour.progress import Progress
@@ -88,7 +87,7 @@ def apply(
         StyleError: the style belongs to another base, or lacks what an option needs.
         BaseModelError: the base cannot be loaded.
     """
-    recipe = recipe or _build_recipe(Recipe, style.recipe, "")
+    recipe = recipe or recipe_from(style.recipe)
     sampling = recipe.sampling
     _one_of("edges", edges, EDGES)
     _one_of("guide", guide, GUIDES)
@@ -166,7 +165,7 @@ def imagine(
     Pictures are square, `size` px a side (rounded to what the base can draw); picture i has seed `seed` + i.
     Errors as `apply`.
     """
-    recipe = recipe or _build_recipe(Recipe, style.recipe, "")
+    recipe = recipe or recipe_from(style.recipe)
     if not prompt.strip():
         raise InputError("The prompt is empty.", 'Say what to draw, for example "a yellow dog".')
     if n < 1:

@@ -168,6 +168,11 @@ def read_recipe(source: str | Path) -> Recipe:
         raise InputError(f"There is no recipe {str(source)!r}.", "Give a .toml file, or one of: mini, sdxl.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise InputError(f"Recipe {str(source)!r} cannot be read: {fault}.") from None
+    return recipe_from(values)
+
+
+def recipe_from(values: dict) -> Recipe:
+    """A recipe from the plain dicts that `recipe_values` gives; errors as `read_recipe`."""
     return _build(Recipe, values, "")
 
 
