@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 # Where torch without CUDA is found on Linux (a tenth of the size); `make demo TORCH_INDEX=` takes PyPI's.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP = $(VENV)/bin/python -m pip install --quiet --quiet --no-compile --disable-pip-version-check
 READY = $(VENV)/.ready
 PICTURES = $(sort $(wildcard src/tambour/designs/*.svg))
 
