@@ -42,7 +42,7 @@ class Dice:
         self.noise /= self.noise.std()
 
     def __call__(self, first: np.ndarray, second: np.ndarray | int = 0, salt: int = 0) -> np.ndarray:
-        name = first * np.int32(1597) + np.int32(salt * 3571) + (second * np.int32(2833) if salt >= 0 else 0)
+        name = first * np.int32(1597) + second * np.int32(2833) + np.int32(salt * 3571)
         name ^= name >> 7
         return self.table.take(name & 8191)
 
@@ -114,21 +114,18 @@ def tatami(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
 def running(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Dashed rows with the fabric between them."""
     pitch = width / stitch.density
-    row, across = _split(f.v / pitch)
-    off = (across - np.float32(0.5)) * pitch + np.float32(0.12 * width) * (dice(row, f.label, 3) - 0.5)
-    stagger = (row & 1) * np.float32(0.5) + np.float32(0.16) * dice(row, f.label, 1)
-    part, s = _split(f.u / length + stagger)
-    gap = np.float32(0.1 + 0.05)
-    reach = np.maximum(np.abs(s - np.float32(0.5)) - (np.float32(0.5) - gap), 0) * length + 0
-    slant = np.float32(0.16 * width) * (dice(row, part, 4) - 0.5) * (2 * s - 1)
-    off = off + slant
     radius = np.float32(0.5 * width)
-    over = np.maximum(reach - (gap * length - 1.15 * radius), 0) if gap * length > 1.15 * radius else reach
+    row, across = _split(f.v / pitch)
+    part, s = _split(f.u / length + (row & 1) * np.float32(0.5) + np.float32(0.16) * dice(row, f.label, 1))
+    drift = np.float32(0.12 * width) * (dice(row, f.label, 3) - 0.5)
+    slant = np.float32(0.16 * width) * (dice(row, part, 4) - 0.5) * (2 * s - 1)
+    off = (across - np.float32(0.5)) * pitch + drift + slant
+    tip = np.float32(max(0.35 * length, 0.5 * length - 1.15 * radius))  # px from the middle to where the end rounds off
+    over = np.maximum(np.abs(s - np.float32(0.5)) * np.float32(length) - tip + np.float32(0.15 * radius), 0)
     distance = np.sqrt(off * off + over * over)
-    a = off / radius
     body = _round(np.minimum(distance / radius, 1))
     arch = 1 - np.square(2 * s - 1)
-    height = radius * (1.15 * body + body * (0.55 * arch + _plies(a, f.u, width, stitch)))
+    height = radius * body * (1.15 + 0.55 * arch + _plies(off / radius, f.u, width, stitch))
     cover = np.clip(radius - distance + np.float32(0.5), 0, 1)
     return Threads(height, f.tx, f.ty, _tint(dice, row, part, stitch), cover, row)
 
@@ -213,27 +210,25 @@ def knot(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     """French knots packed on a jittered hexagonal grid: a little dome of thread wound round itself."""
     size = length / stitch.density
     radius = np.float32(0.56 * size)
-    row0, _ = _split(f.v / np.float32(0.87 * size))
+    row0 = np.floor(f.v / np.float32(0.87 * size)).astype(np.int32)
     nearest = np.full_like(f.u, 1e9)
     dx, dy, name_r, name_c = np.zeros_like(f.u), np.zeros_like(f.u), np.zeros_like(row0), np.zeros_like(row0)
     for step in (-1, 0, 1):
         row = row0 + np.int32(step)
         shift = (row & 1) * np.float32(0.5)
-        column0 = np.floor(f.u / np.float32(size) - shift).astype(np.int32)
-        for side in (0, 1) if step else (0,):
-            column = column0 if step == 0 else column0 + np.int32(side * 2 - 1) * (side == 1)
-            jx, jy = dice(row, column, 21) - np.float32(0.5), dice(row, column, 22) - np.float32(0.5)
-            x = f.u - (column + shift + np.float32(0.5) + np.float32(0.24) * jx) * np.float32(size)
-            y = f.v - (row + np.float32(0.5) + np.float32(0.24) * jy) * np.float32(0.87 * size)
-            d = x * x + y * y
-            closer = d < nearest
-            nearest = np.where(closer, d, nearest)
-            dx, dy = np.where(closer, x, dx), np.where(closer, y, dy)
-            name_r, name_c = np.where(closer, row, name_r), np.where(closer, column, name_c)
+        column = np.floor(f.u / np.float32(size) - shift).astype(np.int32)
+        jx, jy = dice(row, column, 21) - np.float32(0.5), dice(row, column, 22) - np.float32(0.5)
+        x = f.u - (column + shift + np.float32(0.5) + np.float32(0.24) * jx) * np.float32(size)
+        y = f.v - (row + np.float32(0.5) + np.float32(0.24) * jy) * np.float32(0.87 * size)
+        d = x * x + y * y
+        closer = d < nearest
+        nearest = np.where(closer, d, nearest)
+        dx, dy = np.where(closer, x, dx), np.where(closer, y, dy)
+        name_r, name_c = np.where(closer, row, name_r), np.where(closer, column, name_c)
     scale = 0.9 + 0.2 * dice(name_r, name_c, 23)
     r = np.sqrt(nearest) / (radius * scale)
     turn = np.arctan2(dy, dx) * np.float32(1 / (2 * np.pi)) + dice(name_r, name_c, 24)
-    coils = np.float32(np.clip(radius / width * 1.0, 1.2, 3))
+    coils = np.float32(np.clip(radius / width, 1.2, 3))
     _, t = _split(r * coils - turn)
     strand = _round(2 * t - 1)
     dome = _round(np.minimum(r, 1))
