@@ -76,7 +76,8 @@ def main() -> None:
 
     import torch
 
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} with {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} with {threads} threads")
     print(f"base {options.base}, {Path(options.photo).name}, designs at 512 px\n")
     print(f"{'':12} {'seconds':>9} {'goal':>8} {'ratio':>7} {'peak GiB':>10} {'ratio':>7}")
     print("\n".join(rows))

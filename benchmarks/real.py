@@ -1,9 +1,9 @@
-"""Learn every real photo and show four designs in its style: photo | flat design | blocks | four designs, a row a photo.
+"""Learn every real photo and show four designs in its style: a row a photo, flat design, blocks, four results.
 
-    python benchmarks/real.py -o OUT [--photos NAME ...] [--base BASE] [--recipe RECIPE] [-- further options of apply]
+    python benchmarks/real.py -o OUT [--photos NAME ...] [--base BASE] [--recipe RECIPE]
 
-Photos and designs are read from the folder TAMBOUR_REAL, or ../shared/real beside the repository: `photos/`, `designs/`,
-and `pairs/*/photo.*`. Styles are kept in OUT, so that the command, given again, only does what is missing.
+Photos and designs are read from the folder TAMBOUR_REAL, or ../shared/real beside the repository: `photos/`,
+`designs/` and `pairs/*/photo.*`. Styles are kept in OUT, so that the command, given again, only draws.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def block_chart(blocks: dict[str, float], every: tuple[str, ...]) -> Image.Image
         y, chosen = step * (number + 0.5), name in blocks
         draw.rectangle((8, y + 3, 8 + step * 0.6, y + 3 + step * 0.6), fill="#b4233f" if chosen else "#dddddd")
         short = name.replace("_blocks", "").replace("attentions.", "").replace("_block", "")
-        draw.text((step + 8, y), f"{short}  {blocks[name]:.3f}" if chosen else short, "black" if chosen else "#999999", font)
+        text = f"{short}  {blocks[name]:.3f}" if chosen else short
+        draw.text((step + 8, y), text, "black" if chosen else "#999999", font)
     return chart
 
 
@@ -75,8 +76,9 @@ def main() -> None:
         made = tambour.pair(open_image(photo))
         rows.append([made.embroidery, made.design, block_chart(dict(style.blocks), base.attention_blocks)])
         rows[-1] += [result.image for result in results]
-        labels.append(f"{name}: {style.description}, mean score {sum(scores) / max(1, len(scores)):.2f}, guide {options.guide}")
-        print(f"{name:28} learn {learnt - start:6.1f} s, four designs {drawn - learnt:6.1f} s, scores {scores}", flush=True)
+        told = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {options.guide}"
+        labels.append(f"{name}: {style.description}; {told}")
+        print(f"{name:28} learn {learnt - start:6.1f} s, four designs {drawn - learnt:6.1f} s, {told}", flush=True)
     sheet = contact_sheet(rows, ["photo", "our flat design", "style blocks", *SHOWN], labels, cell=CELL)
     print(save_image(sheet, options.output / "sheet.jpg", overwrite=True))
 

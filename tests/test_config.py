@@ -109,7 +109,7 @@ def test_mistakes_are_named(text: str, named: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["absent", "absent.toml", "../config", ""])
 def test_absent_recipes(name: str) -> None:
-    with pytest.raises(InputError, match="Give a .toml file"):
+    with pytest.raises(InputError, match="one of: mini, sdxl"):
         read_recipe(name)
 
 

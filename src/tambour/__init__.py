@@ -1,27 +1,32 @@
 """Show any embroidery before it is made: learn an embroidery's look from one photo, apply it to any design.
 
     style = tambour.learn("photo.jpg", "style.safetensors")
-    results = tambour.apply("style.safetensors", ["fox.svg", "rose.png"])
+    results = tambour.apply(style, ["fox.svg", "rose.png"])
     results[0].image.save("fox.png")
 
-Importing this loads neither torch nor a model; the functions do. Three of them share their name with a module:
-`tambour.apply`, `tambour.pair` and `tambour.stitch` are always the functions, and what the modules hold is imported
-from them (`from tambour.stitch import render`).
+Importing this loads neither torch nor a model; the functions do. Pictures are PIL images or the paths of files. Faults
+that a user can mend are raised as `tambour.errors.TambourError`. `progress` is called with a `Progress` after every
+step, and with every `Result` as soon as it is drawn.
+
+Three functions share their name with a module: `tambour.apply`, `tambour.pair` and `tambour.stitch` are always the
+functions, and what the modules hold is imported from them (`from tambour.stitch import render`).
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from tambour.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tambour.analysis.similarity import Similarity
+    from tambour.analysis.blocks import BlockChoice
     from tambour.apply import Result
     from tambour.base import Base
     from tambour.config import Recipe
@@ -30,12 +35,11 @@ if TYPE_CHECKING:
     from tambour.stitch import Fabric, Rendered, Stitch
     from tambour.style import Style
 
+    Picture: TypeAlias = str | Path | Image
+    Watch: TypeAlias = Callable[[Progress | Result], object]
+
 __all__ = ["apply", "blocks", "imagine", "inspect", "learn", "pair", "stitch"]
 __version__ = "0.1.0"
-
-Source = "str | Path | Image"
-Watch = "Callable[[Progress], None] | None"
-T = TypeVar("T")
 
 
 class _Package(ModuleType):
@@ -47,3 +51,285 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+
+def learn(
+    photo: str | Path,
+    output: str | Path | None = None,
+    *,
+    design: str | Path | None = None,
+    base: str | Path = "mini",
+    recipe: Recipe | str | Path | None = None,
+    seed: int = 0,
+    blocks: Sequence[str] | None = None,
+    describe: str | None = None,
+    report: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Watch | None = None,
+) -> Style:
+    """Learn the style of one embroidery photo (method, sections 1 to 5).
+
+    Args:
+        photo: a picture file.
+        output: style file to write. Unfinished work lies in OUTPUT.work/ until then, so that the same call continues
+            where one was interrupted, and ends with the same file bit for bit (on a CPU). None writes nothing.
+        design: your own flat design of the photo, aligned with it; None makes one.
+        base: "mini" (bundled), "sdxl" (downloaded) or a folder.
+        recipe: every number of the run; a `Recipe`, a .toml file, or the name of a bundled one; None: the base's.
+        seed: the same seed gives the same style.
+        blocks: style blocks by name, in place of the automatic choice.
+        describe: what the photo shows, in a few words.
+        report: folder for pictures and plots of every step, and a manifest.
+        overwrite: replace `output` and drop the unfinished work of other calls.
+
+    Raises:
+        InputError, BaseModelError, OutputExists: see `tambour.errors`.
+    """
+    from tambour.customize import learn as customize
+    from tambour.style import read_style, write_style
+    from tambour.work import check_targets, move, work_folder
+
+    wanted = dict(design=design, base=base, recipe=recipe, seed=seed, blocks=blocks, describe=describe, report=report)
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="tambour-") as folder:
+            return _returned(customize(photo, **wanted, work=Path(folder)), progress)
+    output = Path(output)
+    if output.suffix != ".safetensors":
+        raise InputError(f"A style file cannot be called {output.name!r}.", "Its name must end in .safetensors.")
+    folder = work_folder(output)
+    check_targets(folder, [output], overwrite)
+    style = _returned(customize(photo, **wanted, work=folder, overwrite=overwrite), progress)
+    write_style(style, folder / output.name, overwrite=True)
+    move(folder, [output])
+    return read_style(output)
+
+
+def apply(
+    style: Style | str | Path,
+    designs: Sequence[Picture],
+    *,
+    size: int | None = None,
+    strength: float | None = None,
+    edges: Literal["firm", "free"] = "firm",
+    correct_colours: bool | None = None,
+    guide: Literal["none", "stitches"] = "none",
+    samples: int = 1,
+    transparent: bool = False,
+    seed: int = 0,
+    base: Base | str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    progress: Watch | None = None,
+) -> list[Result]:
+    """Show designs in a style (method, section 6): one `Result` a design, in their order.
+
+    Args:
+        style: from `learn` or `inspect`, or a style file.
+        designs: pictures; transparent parts are put on the style's fabric colour.
+        size: longer side of the results, px; None: the recipe's.
+        strength: how much is drawn anew, 0 to 1; None: the recipe's.
+        edges: "firm" keeps the design's borders, "free" lets raised material change them.
+        correct_colours: take the colours from the design; None: as the recipe says for these `edges`.
+        guide: "stitches" starts from the design drawn in the stitch fitted to the photo (not in the paper).
+        samples: draw this many, keep the one with the best score.
+        transparent: keep the design's transparency.
+        seed: the same seed gives the same picture, whatever else is in the list.
+        base: a loaded base, its name or folder; None: the one the style was learnt on.
+        recipe: other numbers than those the style was learnt with.
+
+    Raises:
+        InputError, StyleError, BaseModelError: see `tambour.errors`.
+    """
+    from tambour.apply import apply as run
+
+    style = _style(style)
+    settings = dict(size=size, strength=strength, edges=edges, guide=guide, samples=samples, transparent=transparent)
+    numbers = drawing_recipe(style, recipe, correct_colours)
+    return _results(run(style, designs, **settings, seed=seed, base=_name(base), recipe=numbers), progress)
+
+
+def imagine(
+    style: Style | str | Path,
+    prompt: str,
+    *,
+    n: int = 1,
+    size: int | None = None,
+    seed: int = 0,
+    base: Base | str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    progress: Watch | None = None,
+) -> list[Result]:
+    """Draw `n` pictures of a prompt ("a yellow dog") in a style; arguments and faults as for `apply`."""
+    from tambour.apply import imagine as run
+
+    style = _style(style)
+    numbers = drawing_recipe(style, recipe)
+    return _results(run(style, prompt, n=n, size=size, seed=seed, base=_name(base), recipe=numbers), progress)
+
+
+def blocks(
+    photo: str | Path,
+    *,
+    design: str | Path | None = None,
+    base: str | Path | Base = "mini",
+    recipe: Recipe | str | Path | None = None,
+    describe: str | None = None,
+    progress: Watch | None = None,
+) -> BlockChoice:
+    """How alike each block of a base sees a photo and its design, and which blocks carry the style (method, section 2).
+
+    Arguments and faults as for `learn`.
+    """
+    from tambour.customize import analyse
+
+    return _returned(analyse(photo, design=design, base=base, recipe=recipe, describe=describe), progress)
+
+
+def inspect(style: str | Path) -> Style:
+    """Read a style file and check that it is whole.
+
+    Raises:
+        StyleError: missing, truncated, foreign, or of a later version.
+    """
+    return _style(style)
+
+
+def pair(photo: Picture) -> Pair:
+    """The flat design of an embroidery photo, made without a model, with the photo and the mask of its stitches."""
+    from tambour.images import flatten
+    from tambour.pair.flat import make_design
+
+    return make_design(flatten(_picture(photo)))
+
+
+def stitch(
+    design: Picture,
+    kind: Stitch | str | None = None,
+    *,
+    like: Picture | None = None,
+    fabric: Fabric | None = None,
+    size: int = 1024,
+    width: float | None = None,
+    seed: int = 0,
+    **parameters: float | str | bool,
+) -> Rendered:
+    """Draw a design in stitches, without any model.
+
+    Args:
+        design: flat art; transparent parts stay bare fabric.
+        kind: a stitch, or one of `tambour.stitch.FAMILIES`; None: the family that fits `like`.
+        like: a photo; the stitch is fitted to it.
+        fabric: None: a weave in the design's own background colour.
+        size: longer side of the result, px.
+        width: of the result in mm; None: 20 px a mm, as the base model sees stitches.
+        seed: the same seed gives the same picture.
+        parameters: fields of `tambour.stitch.Stitch` by name (`thread_width=0.4`).
+
+    Raises:
+        InputError: a picture cannot be used, or a parameter is unknown or out of range.
+    """
+    from tambour.images import fit
+    from tambour.stitch import render
+
+    if width is not None and not width > 0:
+        raise InputError(f"A width of {width} mm is not possible.", "It must be above 0.")
+    picture = fit(_picture(design, size), size)
+    scale = 20.0 if width is None else picture.width / width
+    chosen = choose_stitch(kind, like=like, size=size, px_per_mm=scale, **parameters)
+    return render(picture, chosen, fabric, seed=seed, px_per_mm=scale)
+
+
+def choose_stitch(
+    kind: Stitch | str | None = None,
+    *,
+    like: Picture | None = None,
+    size: int = 1024,
+    px_per_mm: float = 20.0,
+    **parameters: float | str | bool,
+) -> Stitch:
+    """The stitch that `stitch` draws with; fitted to a photo, it is as large on `size` px as it is there."""
+    from dataclasses import fields, replace
+
+    import numpy as np
+
+    from tambour.images import fit, flatten
+    from tambour.stitch import Stitch, default_stitch
+    from tambour.stitch.fit import fit_stitch
+
+    if like is not None:
+        made = pair(fit(flatten(_picture(like)), size))
+        chosen = fit_stitch(made.embroidery, np.asarray(made.mask) > 127, px_per_mm=px_per_mm)
+        if kind is not None:
+            chosen = replace(chosen, family=kind) if isinstance(kind, str) else kind
+    elif kind is None:
+        raise InputError("No stitch is named.", "Name a family, or a photo to fit a stitch to.")
+    else:
+        chosen = default_stitch(kind) if isinstance(kind, str) else kind
+    kinds = {field.name: type(getattr(chosen, field.name)) for field in fields(Stitch)}
+    for name, value in parameters.items():
+        if name not in kinds:
+            raise InputError(f"A stitch has no {name!r}.", f"Allowed: {', '.join(kinds)}.")
+        if not isinstance(value, kinds[name]):
+            raise InputError(f"A stitch's {name} cannot be {value!r}.", f"It must be a {kinds[name].__name__}.")
+    return replace(chosen, **parameters)
+
+
+# --- what the functions share -------------------------------------------------------------------------------------
+
+
+def _picture(source: Picture, size: int | None = None) -> Image:
+    from tambour.images import open_image
+
+    return open_image(source, size) if isinstance(source, str | Path) else source
+
+
+def _style(source: Style | str | Path) -> Style:
+    from tambour.style import read_style
+
+    return read_style(source) if isinstance(source, str | Path) else source
+
+
+def _name(base: Base | str | Path | None) -> Base | str | None:
+    return str(base) if isinstance(base, Path) else base
+
+
+def drawing_recipe(
+    style: Style, recipe: Recipe | str | Path | None = None, correct_colours: bool | None = None
+) -> Recipe:
+    """The recipe to draw with: the given one or the style's own, with colour correction as asked."""
+    from dataclasses import replace
+
+    from tambour.config import Recipe, read_recipe, recipe_from
+
+    if recipe is None:
+        recipe = recipe_from(style.recipe)
+    elif not isinstance(recipe, Recipe):
+        recipe = read_recipe(recipe)
+    if correct_colours is None:
+        return recipe
+    sampling = recipe.sampling
+    firm, free = (replace(edges, correct_colours=correct_colours) for edges in (sampling.firm, sampling.free))
+    return replace(recipe, sampling=replace(sampling, firm=firm, free=free))
+
+
+def _returned(work: Iterable[Progress], progress: Watch | None):
+    """Run to the end; what the iterator returns."""
+    iterator = iter(work)
+    while True:
+        try:
+            record = next(iterator)
+        except StopIteration as end:
+            return end.value
+        if progress is not None:
+            progress(record)
+
+
+def _results(work: Iterable[Progress | Result], progress: Watch | None) -> list[Result]:
+    from tambour.apply import Result
+
+    results = []
+    for record in work:
+        if isinstance(record, Result):
+            results.append(record)
+        if progress is not None:
+            progress(record)
+    return results

@@ -1,6 +1,7 @@
 """Unfinished work: a folder beside the output, where the same command, given again, finds what is done already.
 
-The folder is OUTPUT.work/; its `job.json` says which command it belongs to, and vanishes last.
+The folder is called OUTPUT.work; the plan in it says which inputs, numbers and settings it belongs to. Finished outputs
+are moved to their places at the end, all together.
 """
 
 from __future__ import annotations
@@ -9,91 +10,89 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tambour.errors import InputError, OutputExists
 
-JOB = "job.json"
+PLAN, MOVING = "plan.json", "moving"
+
+
+def work_folder(output: str | Path) -> Path:
+    """Where the unfinished work for `output` lies."""
+    output = Path(output)
+    return output.with_name(output.name + ".work")
 
 
 def fingerprint(path: str | Path) -> str:
-    """sha256 of a file, hex: the same picture under another name is the same job."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 of a file, hex: the same picture under another name is the same input.
 
-
-class Work:
-    """The work folder of one output.
-
-    Attributes:
-        output: what will exist once the job is done.
-        folder: where the unfinished work lies.
-        job: everything the output depends on, as plain values.
+    Raises:
+        InputError: the file cannot be read.
     """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as fault:  # ValueError: a null byte in the path
+        raise InputError(f"{path} cannot be read: {fault}.", "Check the spelling of the path.") from None
 
-    def __init__(self, output: str | Path, job: Mapping) -> None:
-        self.output = Path(output)
-        self.folder = self.output.with_name(self.output.name + ".work")
-        self.job = json.loads(json.dumps(job))
 
-    def found(self) -> Mapping | None:
-        """The job the folder belongs to; None where there is no folder, or one that was being made or deleted."""
-        try:
-            return json.loads((self.folder / JOB).read_text())
-        except (OSError, ValueError):
-            return None
+def check_targets(folder: Path, targets: Sequence[Path], overwrite: bool) -> None:
+    """Refuse to replace anything without being asked, except by work that was interrupted while it moved its outputs.
 
-    @property
-    def continues(self) -> bool:
-        """Whether this very job was begun before."""
-        found = self.found()
-        return found is not None and found["job"] == self.job
+    Raises:
+        OutputExists: one of the targets is there.
+    """
+    there = [target for target in targets if target.exists()]
+    if there and not overwrite and not (folder / MOVING).exists():
+        raise OutputExists(there[0])
 
-    @property
-    def finished(self) -> bool:
-        """Whether this very job was done, and only the clearing up was interrupted."""
-        return self.continues and self.found()["finished"] and self.output.exists()
 
-    def check(self, overwrite: bool = False) -> None:
-        """Refuse to start where something would be lost.
+def move(folder: Path, targets: Sequence[Path]) -> None:
+    """Move finished outputs, which lie in the work folder under their own names, to their places; drop the folder."""
+    (folder / MOVING).touch()
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder / target.name, target)
+    drop(folder)
 
-        Raises:
-            OutputExists: the output is there, and this job did not put it there.
-            InputError: the folder holds the unfinished work of another job.
-        """
-        if overwrite:
-            return
-        found = self.found()
-        if found is not None and not self.continues:
-            old = found["job"]
-            other = sorted(key for key in {*old, *self.job} if old.get(key) != self.job.get(key))
+
+def claim(folder: Path, plan: Mapping, overwrite: bool = False) -> None:
+    """Make the work folder, or check that it is this plan's.
+
+    `overwrite` drops the work of another plan. A plan that has nothing to show yet is dropped in any case.
+
+    Raises:
+        InputError: it belongs to another plan.
+    """
+    plan = json.loads(json.dumps(plan, default=str))
+    try:
+        found = json.loads((folder / PLAN).read_text())
+    except FileNotFoundError:
+        found = None
+    if found is not None and found != plan:
+        if not overwrite and any(path.name != PLAN for path in folder.iterdir()):
+            other = sorted(key for key in plan.keys() | found.keys() if plan.get(key) != found.get(key))
             raise InputError(
-                f"{self.folder} holds unfinished work that differs in: {', '.join(other)}.",
+                f"{folder} holds unfinished work that differs in: {', '.join(other)}.",
                 "Give the same command again to finish it, or pass --overwrite to drop it.",
             )
-        if self.output.exists() and not self.continues:
-            raise OutputExists(self.output)
+        drop(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / PLAN, plan)
 
-    def begin(self, overwrite: bool = False) -> Path:
-        """The folder, as it was left or new and empty; see `check`."""
-        self.check(overwrite)
-        if not self.continues:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            self._write(finished=False)
-        return self.folder
 
-    def end(self) -> None:
-        """The output is written: take the folder away."""
-        self._write(finished=True)
-        for path in self.folder.iterdir():
-            if path.name != JOB:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        (self.folder / JOB).unlink()
-        self.folder.rmdir()
+def drop(folder: Path) -> None:
+    """Delete a work folder. It is renamed first, so that no half of it is ever taken for work to continue."""
+    trash = folder.with_name(f".{folder.name}.dropped")
+    shutil.rmtree(trash, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, trash)
+        shutil.rmtree(trash)
 
-    def _write(self, finished: bool) -> None:
-        temporary = self.folder / f".{JOB}.{os.getpid()}"
-        temporary.write_text(json.dumps({"job": self.job, "finished": finished}, indent=1))
-        os.replace(temporary, self.folder / JOB)
+
+def write_json(path: Path, values: object) -> None:
+    """Whole or not at all; floats come back as they were."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values))
+    os.replace(temporary, path)

@@ -1,0 +1,503 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so that `tambour --help` is instant.
+
+Paths of what was written and tables go to standard output, progress and remarks to standard error. Exit codes are
+those of `tambour.errors`, and 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tambour.errors import InputError, OutputExists, TambourError
+from tambour.progress import Progress
+
+if TYPE_CHECKING:
+    from tambour.apply import Result
+
+READABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".svg", ".svgz")
+WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+app = typer.Typer(
+    help="Show any embroidery before it is made: learn a look from one photo, apply it to any design.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 112},
+)
+
+Photo = Annotated[Path, typer.Argument(help="Photo of an embroidery.", show_default=False)]
+StyleFile = Annotated[Path, typer.Argument(metavar="STYLE", help="Style file made by `learn`.", show_default=False)]
+Out = Annotated[Path, typer.Option("-o", "--output", help="File to write; a folder for several.", show_default=False)]
+Own = Annotated[Path | None, typer.Option("--design", help="Your own flat design of the photo, in place of ours.")]
+Describe = Annotated[str | None, typer.Option("--describe", help='What the photo shows: "red fox".')]
+BaseName = Annotated[str, typer.Option("--base", help="Base model: mini, sdxl, or a folder.")]
+StyleBase = Annotated[str | None, typer.Option("--base", help="Base model, where it is not where `learn` found it.")]
+RecipeFile = Annotated[str | None, typer.Option("--recipe", help="Numbers of the run: a .toml file, mini or sdxl.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")]
+Size = Annotated[int | None, typer.Option("--size", help="Longer side of the result, px.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
+
+
+# --- the main job -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def learn(
+    photo: Photo,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Style file to write.", show_default=False)],
+    design: Own = None,
+    base: BaseName = "mini",
+    recipe: RecipeFile = None,
+    blocks: Annotated[str | None, typer.Option("--blocks", help="Style blocks in place of ours, by comma.")] = None,
+    describe: Describe = None,
+    seed: Seed = 0,
+    report: Annotated[Path | None, typer.Option("--report", help="Folder for pictures of every step.")] = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the look of one embroidery photo. Interrupted, the same command continues."""
+    import tambour
+
+    named = [name.strip() for name in blocks.split(",")] if blocks is not None else None
+    wanted = dict(design=design, base=base, recipe=recipe, seed=seed, blocks=named, describe=describe)
+    if dry_run:
+        _print_plan(_learn_plan(photo, output, report, overwrite, **wanted))
+        return
+    start = time.monotonic()
+    with _watching(quiet) as progress:
+        style = tambour.learn(photo, output, **wanted, report=report, overwrite=overwrite, progress=progress)
+    _say(quiet, f"Learnt in {time.monotonic() - start:.0f} s; the style lives in {', '.join(style.blocks)}.")
+    print(output)
+    if report is not None:
+        print(report / "sheet.jpg")
+
+
+@app.command()
+def apply(
+    style: StyleFile,
+    designs: Annotated[list[Path], typer.Argument(metavar="DESIGN", help="Pictures, or folders of pictures.")],
+    output: Out,
+    size: Size = None,
+    strength: Annotated[float | None, typer.Option("--strength", help="How much is drawn anew, 0 to 1.")] = None,
+    edges: Annotated[
+        Literal["firm", "free"], typer.Option("--edges", help="free: raised material may change borders.")
+    ] = "firm",
+    colours: Annotated[
+        Literal["design", "free"] | None,
+        typer.Option("--colours", help="design: take them from it. [default: design for firm edges, else free]"),
+    ] = None,
+    guide: Annotated[
+        Literal["none", "stitches"], typer.Option("--guide", help="stitches: start from drawn stitches.")
+    ] = "none",
+    samples: Annotated[int, typer.Option("--samples", help="Draw N, keep the best, print the scores.")] = 1,
+    transparent: Annotated[bool, typer.Option("--transparent", help="Keep the design's transparency.")] = False,
+    base: StyleBase = None,
+    recipe: RecipeFile = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show designs in a style."""
+    import tambour
+
+    told = tambour.inspect(style)
+    paths = _pictures(designs)
+    targets = _targets(output, [path.stem for path in paths])
+    settings = dict(size=size, strength=strength, edges=edges, guide=guide, samples=samples, transparent=transparent)
+    settings |= dict(seed=seed, base=base, recipe=recipe, correct_colours=colours and colours == "design")
+    if dry_run:
+        _print_plan({"style": style, **settings, **dict(zip(map(str, paths), targets, strict=True))})
+        return
+
+    def draw(done: int, progress: Callable) -> list[Result]:
+        return tambour.apply(told, paths[done:], **settings, progress=progress)
+
+    results = _draw(draw, output, targets, [style, *paths], settings, overwrite, quiet)
+    if samples > 1:
+        rows = [(path, *vars(result.scores).values(), result.seed) for path, result in results.items()]
+        _print_table(("picture", "style", "design", "colour", "total", "seed"), rows)
+    else:
+        _print_lines(targets)
+
+
+@app.command()
+def imagine(
+    style: StyleFile,
+    prompt: Annotated[str, typer.Argument(help='What to draw: "a yellow dog".', show_default=False)],
+    output: Out,
+    n: Annotated[int, typer.Option("-n", help="How many pictures.")] = 1,
+    size: Size = None,
+    base: StyleBase = None,
+    recipe: RecipeFile = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw words in a style."""
+    import tambour
+
+    told = tambour.inspect(style)
+    if n < 1:
+        raise InputError(f"-n {n} is out of range.", "Draw at least one.")
+    targets = _targets(output, [f"{index + 1:02}" for index in range(n)])
+    settings = dict(size=size, base=base, recipe=recipe)
+    if dry_run:
+        _print_plan({"style": style, "prompt": prompt, "seed": seed, **settings, "pictures": n, "output": output})
+        return
+
+    def draw(done: int, progress: Callable) -> list[Result]:
+        return tambour.imagine(told, prompt, n=n - done, seed=seed + done, **settings, progress=progress)
+
+    _draw(draw, output, targets, [style], {"prompt": prompt, "seed": seed, **settings}, overwrite, quiet)
+    _print_lines(targets)
+
+
+# --- its parts ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def pair(
+    photo: Photo,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Flat design to write.", show_default=False)],
+    mask: Annotated[Path | None, typer.Option("--mask", help="Also write the mask of the stitches.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make the flat design of an embroidery photo, without a model."""
+    import tambour
+    from tambour.images import save_image
+
+    targets = [_writable(path, overwrite) for path in (output, mask) if path is not None]
+    made = tambour.pair(photo)
+    for picture, target in zip((made.design, made.mask), targets, strict=False):
+        save_image(picture, target, overwrite)
+    _print_lines(targets)
+
+
+@app.command()
+def blocks(
+    photo: Photo,
+    design: Own = None,
+    base: BaseName = "mini",
+    recipe: RecipeFile = None,
+    describe: Describe = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="SVG to draw the similarities into.")] = None,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show how alike each block of the base sees the photo and its design, and which blocks carry the style."""
+    import tambour
+
+    if plot is not None:
+        _writable(plot, overwrite, (".svg",))
+    with _watching(quiet) as progress:
+        found = tambour.blocks(photo, design=design, base=base, recipe=recipe, describe=describe, progress=progress)
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+    else:
+        segments = len(next(iter(found.similarity.values())))
+        head = ("block", *(f"{number}" for number in range(segments)), "score", "style")
+        rows = [
+            (name, *found.similarity[name], found.scores[name], "yes" if name in found.chosen else "")
+            for name in found.names
+        ]
+        _print_table(head, rows)
+    if plot is not None:
+        plot.write_text(found.plot())
+        _say(quiet, f"Drawn into {plot}.")
+
+
+@app.command()
+def inspect(style: StyleFile, as_json: AsJson = False) -> None:
+    """Print what a style file says about itself."""
+    import tambour
+
+    told = tambour.inspect(style)
+    facts = {
+        "description": told.description,
+        "base": told.base,
+        "fingerprint": told.fingerprint,
+        "trigger": told.trigger,
+        "rank": told.rank,
+        "alpha": told.alpha,
+        "blocks": dict(told.blocks),
+        "modules": len(told.modules),
+        "parameters": sum(tensor.numel() for tensor in told.tensors.values()),
+        "fabric": list(told.fabric),
+        "stitch": told.stitch and dict(told.stitch),
+        "recipe": dict(told.recipe),
+    }
+    if as_json:
+        _print_json(facts)
+    else:
+        _print_plan({**facts, "fabric": "#" + bytes(told.fabric).hex()})
+
+
+@app.command()
+def stitch(
+    design: Annotated[Path, typer.Argument(help="Flat art: PNG, SVG, ...", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.", show_default=False)],
+    family: Annotated[
+        str | None,
+        typer.Option("--as", help="satin, tatami, cross, chain, running, knot, chenille or sequin."),
+    ] = None,
+    like: Annotated[Path | None, typer.Option("--like", help="Photo whose stitch is fitted.")] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any parameter: thread_width=0.4 (mm), angle=30 ..."),
+    ] = None,
+    fabric: Annotated[str, typer.Option("--fabric", help="weave, twill, felt, aida or plain.")] = "weave",
+    fabric_colour: Annotated[str | None, typer.Option("--fabric-colour", help="#rrggbb; else the design's.")] = None,
+    size: Annotated[int, typer.Option("--size", help="Longer side of the result, px.")] = 1024,
+    width: Annotated[float | None, typer.Option("--width", help="Width of the result, mm.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a design in stitches, without any model."""
+    import tambour
+    from tambour.images import save_image
+    from tambour.stitch import Fabric, describe
+
+    _writable(output, overwrite)
+    kind = tambour.choose_stitch(family, like, **dict(map(_parameter, parameters or ())))
+    cloth = Fabric(kind=fabric, colour=None if fabric_colour is None else _colour(fabric_colour))
+    drawn = tambour.stitch(design, kind, fabric=cloth, size=size, width=width, seed=seed)
+    save_image(drawn.image, output, overwrite)
+    _say(quiet, describe(kind))
+    _print_lines([output])
+
+
+# --- inputs and outputs -------------------------------------------------------------------------------------------
+
+
+def _pictures(paths: Sequence[Path]) -> list[Path]:
+    """The picture files named, and those in the folders named, in the order of their names."""
+    found = []
+    for path in paths:
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in READABLE) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"There are no pictures in {path}.", f"They end in {', '.join(READABLE)}.")
+        found += inside
+    return found
+
+
+def _targets(output: Path, names: Sequence[str]) -> list[Path]:
+    """Where results go: `output` itself for one (unless it is a folder), files in it for several."""
+    if len(names) == 1 and not output.is_dir() and output.suffix:
+        return [_writable(output, overwrite=True)]
+    if output.is_file() or output.suffix.lower() in WRITABLE:
+        raise InputError(f"{output} is a file, but there are {len(names)} pictures to write.", "Name a folder.")
+    targets = []
+    for name in names:
+        same = sum(target.stem.rpartition("-")[0] == name or target.stem == name for target in targets)
+        targets.append(output / (f"{name}-{same + 1}.png" if same else f"{name}.png"))
+    return targets
+
+
+def _writable(path: Path, overwrite: bool, suffixes: tuple[str, ...] = WRITABLE) -> Path:
+    """Refuse, before any work is done, a picture that could not be written after it."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"Cannot write a picture as {path.name!r}.", f"Its name must end in {', '.join(suffixes)}.")
+    if path.exists() and not overwrite:
+        raise OutputExists(path)
+    return path
+
+
+def _colour(text: str) -> tuple[int, ...]:
+    digits = text.removeprefix("#")
+    try:
+        if len(digits) != 6:
+            raise ValueError
+        return tuple(bytes.fromhex(digits))
+    except ValueError:
+        raise InputError(f"{text!r} is not a colour.", "Write it as #rrggbb, for example #2b3a67.") from None
+
+
+def _parameter(text: str) -> tuple[str, float | str | bool]:
+    """A "name=value" as its two halves, the value a number, a truth value or a word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"{text!r} sets nothing.", "Write --set NAME=VALUE, for example --set angle=30.")
+    if value in ("true", "false"):
+        return name, value == "true"
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
+
+
+def _draw(
+    run: Callable[[int, Callable], list[Result]],
+    output: Path,
+    targets: Sequence[Path],
+    inputs: Sequence[Path],
+    settings: Mapping,
+    overwrite: bool,
+    quiet: bool,
+) -> dict[Path, Result]:
+    """Run `run(done, progress)` and save its results; they wait in a work folder until all are done."""
+    from tambour.images import save_image
+    from tambour.work import check_targets, claim, fingerprint, move, work_folder
+
+    folder = work_folder(output)
+    check_targets(folder, targets, overwrite)
+    claim(folder, {"inputs": [fingerprint(path) for path in inputs], **settings}, overwrite)
+    places = [folder / target.name for target in targets]
+    done = next((index for index, place in enumerate(places) if not place.exists()), len(places))
+
+    with _watching(quiet) as bars:
+
+        def progress(record: Progress | Result) -> None:
+            if isinstance(record, Progress):
+                bars(record)
+            else:
+                save_image(record.image, places[done + record.design_index], overwrite=True)
+
+        results = run(done, progress) if done < len(places) else []
+    move(folder, targets)
+    return dict(zip(targets[done:], results, strict=True))
+
+
+# --- what is printed ----------------------------------------------------------------------------------------------
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, file=sys.stderr)
+
+
+def _print_json(values: Mapping) -> None:
+    import json
+
+    print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def _print_lines(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(path)
+
+
+def _print_plan(facts: Mapping, indent: str = "") -> None:
+    """Names and values under each other; what is not set is left out."""
+    facts = {str(name): value for name, value in facts.items() if value is not None}
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            print(f"{indent}{name}")
+            _print_plan(value, indent + "  ")
+        else:
+            if isinstance(value, list | tuple):
+                value = ", ".join(map(str, value))
+            print(f"{indent}{name:{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence]) -> None:
+    """Columns under their names: text to the left, numbers to the right with two digits."""
+    cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    numeric = [not rows or isinstance(cell, int | float) for cell in (rows[0] if rows else head)]
+    for row in [list(head), *cells]:
+        line = (f"{c:>{w}}" if n else f"{c:{w}}" for c, w, n in zip(row, widths, numeric, strict=True))
+        print("  ".join(line).rstrip())
+
+
+@contextmanager
+def _watching(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """While open, the function it gives shows progress records on standard error: bars, or a line a stage in a log."""
+    if quiet:
+        yield lambda record: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<16}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    columns += (TimeRemainingColumn(), TextColumn("[dim]{task.fields[message]}"))
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks, begun = {}, {}
+
+        def show(record: Progress) -> None:
+            message = record.message or "  ".join(f"{name} {value:.3g}" for name, value in record.values.items())
+            if record.stage not in tasks:
+                begun[record.stage] = time.monotonic()
+                tasks[record.stage] = bars.add_task(record.stage, total=record.total, message="")
+            bars.update(tasks[record.stage], completed=record.step, total=record.total, message=message)
+            if not console.is_terminal and record.step == record.total:
+                seconds = time.monotonic() - begun[record.stage]
+                print(f"{record.stage}: {record.total} steps, {seconds:.1f} s. {message}", file=sys.stderr, flush=True)
+
+        yield show
+
+
+def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool, **wanted) -> dict:
+    """What `learn` would do, in the order it does it; refuses what `learn` would refuse at once."""
+    from tambour.config import Recipe, read_recipe
+    from tambour.images import open_image
+    from tambour.work import check_targets, work_folder
+
+    folder = work_folder(output)
+    check_targets(folder, [output], overwrite)
+    picture = open_image(photo)
+    source, base = wanted["recipe"], wanted["base"]
+    if source is None:
+        source = base if base in ("mini", "sdxl") else None
+    recipe = read_recipe(source) if source else Recipe()
+    scale = recipe.resolution / max(picture.size)
+    return {
+        "photo": f"{photo}, {picture.width} x {picture.height} px, "
+        f"taken at {picture.width * scale:.0f} x {picture.height * scale:.0f} px",
+        "design": wanted["design"] or "made from the photo",
+        "description": wanted["describe"] or "made from the photo",
+        "base": base,
+        "recipe": source or "the paper's",
+        "blocks": wanted["blocks"]
+        or f"chosen after inversion ({recipe.analysis.inversion}, {recipe.analysis.steps} steps)",
+        "adapter": f"rank {recipe.lora.rank}, alpha {recipe.lora.alpha:g}"
+        + (", attention and convolutions" if recipe.lora.convolutions else ", attention"),
+        "stage one": f"{recipe.stage_one.iterations} iterations at learning rate {recipe.stage_one.learning_rate:g}",
+        "complement": f"{recipe.complement.count} embroideries drawn, {-(-recipe.complement.count // 4)} pairs kept",
+        "stage two": f"{recipe.stage_two.iterations} iterations at learning rate {recipe.stage_two.learning_rate:g}",
+        "seed": wanted["seed"],
+        "output": f"{output}{' (replaced)' if output.exists() else ''}",
+        "report": report,
+        "work": f"{folder} ({'continued' if folder.exists() else 'new'})",
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    try:
+        app(args=argv, prog_name="tambour")
+    except SystemExit as end:  # typer's way to return
+        code = end.code if isinstance(end.code, int) else 1
+        if code == 130:
+            print("Interrupted. Give the same command again to continue.", file=sys.stderr)
+        return code
+    except TambourError as fault:
+        print(f"tambour: {fault}", file=sys.stderr)
+        return fault.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; nothing to complain about
+        return 0
+    except OSError as fault:
+        print(f"tambour: {fault}", file=sys.stderr)
+        return 1
+    return 0
