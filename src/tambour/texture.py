@@ -34,7 +34,7 @@ def _rgb(image: np.ndarray | Image.Image) -> np.ndarray:
     return np.asarray(flatten(image)) if isinstance(image, Image.Image) else np.ascontiguousarray(image)
 
 
-def _contrast(rgb: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def contrast_map(rgb: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 -> local lightness contrast and weights in [0, 1], both (H, W) float32.
 
     Shading multiplies reflectance, so in L* it scales with L* + 16: dividing by that makes thread relief look the
@@ -212,7 +212,7 @@ def texture_statistics(image: np.ndarray, mask: np.ndarray | None = None, orient
     Returns:
         (D,) float32, scaled so that the mean absolute difference of two textures is about 1 for unlike ones.
     """
-    contrast, weight = _contrast(_rgb(image), mask)
+    contrast, weight = contrast_map(_rgb(image), mask)
     energies, locals_ = _bands(contrast, weight)
     # log energy a band, and how directed each band is over the whole picture
     level = np.log10(energies.mean(1) + 0.1 * _FLOOR) - np.log10(0.1 * _FLOOR)
@@ -244,7 +244,7 @@ def dominant_period(image: np.ndarray, mask: np.ndarray | None = None) -> tuple[
     The direction is the one in which the pattern repeats: threads lie across it. (0.0, 0.0) if nothing repeats.
     Periods of 2.2 to 40 px are looked for, in the contrast spectrum times frequency (which undoes its natural fall).
     """
-    contrast, weight = _contrast(_rgb(image), mask)
+    contrast, weight = contrast_map(_rgb(image), mask)
     height, width = contrast.shape
     side = int(np.clip(min(height, width), 32, 128))
     window = np.hanning(side + 2)[1:-1]
