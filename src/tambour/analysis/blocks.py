@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from tambour.analysis.chart import Panel, draw_charts
 from tambour.errors import InputError
 
 FEWEST = 2
@@ -55,3 +57,41 @@ def check_blocks(named: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
             f"The base has no attention block {unknown[0] if unknown else ''!r}.", f"Allowed: {', '.join(known)}."
         )
     return tuple(name for name in known if name in named)
+
+
+@dataclass(frozen=True)
+class BlockChoice:
+    """What was found out about a base's attention blocks on one pair.
+
+    Attributes:
+        names: of all attention blocks, in the order down, mid, up.
+        similarity: by name, of every segment of denoising, noisiest first; low: the block sees the embroidery.
+        scores: by name, see `scores`.
+        chosen: the style blocks.
+        automatic: chosen by `choose_blocks`, not by the user.
+    """
+
+    names: tuple[str, ...]
+    similarity: dict[str, list[float]]
+    scores: dict[str, float]
+    chosen: tuple[str, ...]
+    automatic: bool
+
+    @classmethod
+    def of(cls, names: Sequence[str], similarity: np.ndarray, named: Sequence[str] | None = None) -> BlockChoice:
+        """From the similarities (blocks, segments); `named` blocks override the rule."""
+        similarity = np.asarray(similarity, np.float64)
+        values = scores(similarity)
+        chosen = [names[i] for i in choose_blocks(values)] if named is None else check_blocks(named, names)
+        return cls(
+            names=tuple(names),
+            similarity=dict(zip(names, similarity.tolist(), strict=True)),
+            scores=dict(zip(names, values.tolist(), strict=True)),
+            chosen=tuple(chosen),
+            automatic=named is None,
+        )
+
+    def plot(self) -> str:
+        """Similarity of every block over the segments, the chosen ones in colour, as the text of an SVG file."""
+        title = "similarity of design and embroidery"
+        return draw_charts([Panel(title, "segment of denoising", self.similarity, self.chosen)])

@@ -1,0 +1,313 @@
+"""The whole flow on one page: photo -> pair -> blocks -> stage one -> complement -> stage two -> style.
+
+State lies in a work folder, every part of it written whole or not at all, so that a run that was killed continues
+where it was and ends, on a CPU, with the same style bit for bit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tambour.analysis.blocks import BlockChoice, check_blocks
+from tambour.analysis.similarity import compare
+from tambour.apply import Result, apply
+from tambour.base import Base, generator, load
+from tambour.config import Recipe, read_recipe, recipe_values
+from tambour.errors import BaseModelError, InputError
+from tambour.images import contact_sheet, flatten
+from tambour.pair.flat import Pair
+from tambour.progress import Progress
+from tambour.stitch import stitch_values
+from tambour.stitch.fit import fit_stitch
+from tambour.style import Style
+from tambour.texture import texture_statistics
+from tambour.training.adapter import Adapter, adapted, base_only, style_only
+from tambour.training.complement import bundled_designs, choose, draw_svg, embroider, generate, on_ground
+from tambour.training.loop import train
+from tambour.training.pairs import EncodedPair, crop, encode_pair
+from tambour.training.reference import fabric_colour, name_colours, prepare
+from tambour.training.report import Report, to_toml
+from tambour.training.routing import RoutedModel
+from tambour.training.run import Clock, claim, unet_alone, write_json
+from tambour.training.stage_one import stage_one
+from tambour.training.stage_two import stage_two
+from tambour.work import fingerprint
+
+SHOWN = ("fox", "rose", "bee", "monogram")  # bundled designs on the final sheet
+_BUNDLED = ("mini", "sdxl")
+
+
+def learn(
+    photo: str | Path,
+    *,
+    design: str | Path | None = None,
+    base: str | Path | Base = "mini",
+    recipe: Recipe | str | Path | None = None,
+    seed: int = 0,
+    blocks: Sequence[str] | None = None,
+    describe: str | None = None,
+    work: Path,
+    report: str | Path | None = None,
+) -> Iterator[Progress]:
+    """Learn the style of one embroidery photo (method, sections 1 to 5).
+
+    Args:
+        photo: a picture file.
+        design: your own flat design, aligned with the photo; None: one is made from it.
+        base: "mini", "sdxl", a base folder or a loaded base.
+        recipe: every number of the run; None: the bundled one of the base's name, for other bases the paper's.
+        seed: decides everything random.
+        blocks: style blocks by name, in place of the automatic choice.
+        describe: what the photo shows ("red fox"); None: the names of its main colours.
+        work: folder for unfinished work; the same arguments with the same folder continue.
+        report: folder for pictures and plots of every step, the final sheet and a manifest.
+
+    Yields progress. Returns the `Style`, which the caller writes.
+
+    Raises:
+        InputError: photo, design, recipe, blocks or description cannot be used, or `work` is another run's.
+        BaseModelError: the base cannot be loaded or lacks what the recipe needs.
+    """
+    recipe, base = _numbers(recipe, base), _base(base, recipe)
+    named = None if blocks is None else check_blocks(blocks, base.attention_blocks)
+    inputs = {"photo": fingerprint(photo), "design": design and fingerprint(design)}
+    chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "recipe": recipe_values(recipe)}
+    claim(Path(work), inputs | chosen | {"fingerprint": base.fingerprint})
+    told, clock = report and Report(report), Clock()
+
+    pair = yield from prepare(photo, design, recipe, base, folder=work / "pair")
+    fabric, words = fabric_colour(pair), describe or name_colours(pair, recipe.complement.colours)
+    reference = _encoded(base, pair, words, recipe)
+    clock.lap("pair")
+    choice = yield from _analysed(base, recipe, reference, named, work / "blocks.json")
+    clock.lap("blocks")
+    if told:
+        told.pair(pair)
+        told.blocks(choice)
+
+    losses: dict[str, dict[str, list[float]]] = {"stage one": {}, "stage two": {}}
+    model = RoutedModel(base, choice.chosen, recipe.training.tile)
+    with adapted(base, choice.chosen, recipe.lora, generator(seed, "lora")) as adapter:
+
+        def stage(name: str, steps, numbers) -> Iterator[Progress]:
+            """Train one stage; at half time and at the end a sample is drawn for the report."""
+            state = work / f"{name.replace(' ', '-')}.pt"
+            common = dict(seed=seed, every_seconds=recipe.training.checkpoint_seconds, curves=losses[name])
+            with unet_alone(base, bool(recipe.training.tile)) as everything:
+                for record in train(name, adapter, steps, numbers, checkpoint=state, **common):
+                    yield record
+                    if told and record.step in (numbers.iterations // 2, numbers.iterations):
+                        with everything():
+                            sample = _sample(base, recipe, adapter, reference, fabric, seed)
+                        told.image(f"samples/{name.replace(' ', '-')}-{record.step:04d}.png", sample)
+            clock.lap(name)
+
+        yield from stage("stage one", stage_one(model, reference, recipe.batch), recipe.stage_one)
+        generated = yield from _complement(base, recipe, adapter, reference, words, fabric, seed, work, told)
+        clock.lap("complement")
+        steps = stage_two(model, reference, generated, recipe.batch, recipe.stage_two)
+        yield from stage("stage two", steps, recipe.stage_two)
+        tensors = adapter.style_tensors()
+
+    yield Progress("style", 0, 1, "reading the stitches")
+    style = _style(tensors, choice, pair, words, fabric, recipe, base)
+    clock.lap("style")
+    if told:
+        told.curves(losses)
+        yield from _sheet(told, style, base, pair, seed)
+        clock.lap("sheet")
+        told.text("recipe.toml", to_toml(recipe_values(recipe)))
+        files = {"photo": photo, "design": design}
+        command = _command(files, base, seed, choice if not choice.automatic else None, describe)
+        facts = {
+            "command": command,
+            "inputs": {k: {"file": str(v), "sha256": inputs[k]} for k, v in files.items() if v},
+        }
+        facts |= {"base": {"name": base.name, "fingerprint": base.fingerprint}, **chosen, "words": words}
+        facts |= {"style blocks": style.blocks, "similarity": choice.similarity, "seconds": clock.laps}
+        told.manifest(facts)
+    yield Progress("style", 1, 1)
+    return style
+
+
+def analyse(
+    photo: str | Path,
+    *,
+    design: str | Path | None = None,
+    base: str | Path | Base = "mini",
+    recipe: Recipe | str | Path | None = None,
+    describe: str | None = None,
+) -> Iterator[Progress]:
+    """Which blocks of a base see the embroidery (method, section 2); arguments and faults as for `learn`.
+
+    Yields progress. Returns a `BlockChoice`.
+    """
+    recipe, base = _numbers(recipe, base), _base(base, recipe)
+    pair = yield from prepare(photo, design, recipe, base)
+    reference = _encoded(base, pair, describe or name_colours(pair, recipe.complement.colours), recipe)
+    return (yield from _analysed(base, recipe, reference, None, None))
+
+
+def _encoded(base: Base, pair: Pair, words: str, recipe: Recipe) -> EncodedPair:
+    longest = recipe.prompts.style.format(words)
+    if base.token_room(longest) < 0:
+        raise InputError(
+            f"The description {words!r} is too long by {-base.token_room(longest)} tokens.", "Say it shorter."
+        )
+    return encode_pair(base, pair.design, pair.embroidery, words, recipe, pair.mask)
+
+
+# -- blocks, generated pairs ------------------------------------------------------------------------------------------
+
+
+def _analysed(
+    base: Base, recipe: Recipe, reference: EncodedPair, named: Sequence[str] | None, path: Path | None
+) -> Iterator[Progress]:
+    """Block similarities of the reference, at its fullest window, and the choice. Returns a `BlockChoice`."""
+    if path is None or not path.exists():
+        window = crop(base, reference, reference.places[:1])
+        similarity = yield from compare(
+            base,
+            (window.design, reference.c_des),
+            (window.embroidery, reference.c_emb),
+            window.time_ids,
+            recipe.analysis,
+            stage="blocks",
+        )
+        values = similarity[0].tolist()  # (blocks, segments)
+        if path is not None:
+            write_json(path, values)
+    else:
+        values = json.loads(path.read_text())
+    return BlockChoice.of(base.attention_blocks, np.array(values), named)
+
+
+def _complement(
+    base: Base,
+    recipe: Recipe,
+    adapter: Adapter,
+    reference: EncodedPair,
+    words: str,
+    fabric: tuple[int, int, int],
+    seed: int,
+    work: Path,
+    told: Report | None,
+) -> Iterator[Progress]:
+    """Generate pairs with the stage-one LoRA, filter and encode them. Returns a list of `EncodedPair`."""
+    candidates = yield from generate(base, recipe, reference.window, fabric, seed=seed, folder=work / "complement")
+    window = crop(base, reference, reference.places[:1])
+    with base_only(adapter.unet):
+        filtered = yield from choose(base, recipe, (window.design, window.embroidery), words, candidates)
+    if told:
+        told.generated(candidates, filtered)
+    picked = [candidates[i] for i in filtered.chosen]
+    return [encode_pair(base, c.design, c.embroidery, c.words, recipe) for c in picked]
+
+
+# -- the style, the report --------------------------------------------------------------------------------------------
+
+
+def _style(
+    tensors: dict[str, torch.Tensor],
+    choice: BlockChoice,
+    pair: Pair,
+    words: str,
+    fabric: tuple[int, int, int],
+    recipe: Recipe,
+    base: Base,
+) -> Style:
+    embroidery, mask = np.asarray(pair.embroidery.convert("RGB")), np.asarray(pair.mask) > 127
+    small = pair.embroidery.convert("RGB")
+    small.thumbnail((256, 256))
+    thumbnail = io.BytesIO()
+    small.save(thumbnail, "JPEG", quality=85)
+    return Style(
+        tensors=tensors,
+        blocks={name: choice.scores[name] for name in choice.chosen},
+        rank=recipe.lora.rank,
+        alpha=recipe.lora.alpha,
+        base=base.name,
+        fingerprint=base.fingerprint,
+        trigger=recipe.prompts.trigger,
+        recipe=recipe_values(recipe),
+        description=words,
+        fabric=fabric,
+        stitch=stitch_values(fit_stitch(embroidery, mask)) if min(mask.shape) >= 32 else None,
+        statistics=tuple(float(value) for value in texture_statistics(embroidery, mask)),
+        thumbnail=thumbnail.getvalue(),
+    )
+
+
+def _sample(
+    base: Base, recipe: Recipe, adapter: Adapter, reference: EncodedPair, fabric: tuple[int, int, int], seed: int
+) -> Image.Image:
+    """The first of the sheet's designs in the style so far, at the size of a training crop."""
+    flat = on_ground(bundled_designs()[SHOWN[0]], reference.window, fabric)
+    with style_only(adapter):
+        return embroider(base, recipe, "design", flat, generator(seed, "sample"))
+
+
+def _sheet(told: Report, style: Style, base: Base, pair: Pair, seed: int) -> Iterator[Progress]:
+    """Reference and bundled designs, each above its result."""
+    drawings = bundled_designs()
+    size = style.recipe["sampling"]["size"]
+    designs = [draw_svg(drawings[name], size) for name in SHOWN]
+    results = []
+    for record in apply(style, designs, base=base, seed=seed):
+        if isinstance(record, Result):
+            results.append(record.image)
+        else:
+            yield Progress("sheet", record.step, record.total, record.message, record.values)
+    grounded = [flatten(design, style.fabric) for design in designs]
+    rows = [[pair.embroidery, *grounded], [pair.design, *results]]
+    told.image("sheet.jpg", contact_sheet(rows, ["reference, its design", *SHOWN], cell=384))
+
+
+def _command(
+    files: dict[str, str | Path | None], base: Base, seed: int, named: BlockChoice | None, describe: str | None
+) -> str:
+    """The command that does it again, given in the report folder."""
+    words = ["tambour", "learn", str(files["photo"]), "-o", "style.safetensors", "--base", base.name]
+    words += ["--recipe", "recipe.toml", "--seed", str(seed)]
+    words += ["--design", str(files["design"])] if files["design"] else []
+    words += ["--blocks", ",".join(named.chosen)] if named else []
+    words += ["--describe", describe] if describe else []
+    return shlex.join(words)
+
+
+# -- what a run needs around it ---------------------------------------------------------------------------------------
+
+
+def _numbers(recipe: Recipe | str | Path | None, base: str | Path | Base) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is not None:
+        return read_recipe(recipe)
+    name = base.name if isinstance(base, Base) else str(base)
+    return read_recipe(name) if name in _BUNDLED else Recipe(base=name)
+
+
+def _base(base: str | Path | Base, recipe: Recipe) -> Base:
+    """The base, on the GPU if there is one, with the recipe's precision and ControlNets."""
+    if not isinstance(base, Base):
+        base = load(base, device="cuda" if torch.cuda.is_available() else "cpu", dtype=recipe.precision)
+    if recipe.training.tile and "tile" not in base.controlnets:
+        raise BaseModelError(f"Base {base.name!r} has no ControlNet 'tile'.", "Set training.tile to 0 in the recipe.")
+    if recipe.crop % base.pixel_multiple:
+        raise InputError(
+            f"Recipe crop {recipe.crop} does not fit base {base.name!r}.", f"Use a multiple of {base.pixel_multiple}."
+        )
+    if recipe.training.gradient_checkpointing:
+        base.unet.enable_gradient_checkpointing()
+    return base
+
+
+__all__ = ["analyse", "learn"]
