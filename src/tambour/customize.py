@@ -36,10 +36,10 @@ from tambour.training.pairs import EncodedPair, crop, encode_pair
 from tambour.training.reference import fabric_colour, name_colours, prepare
 from tambour.training.report import Report, to_toml
 from tambour.training.routing import RoutedModel
-from tambour.training.run import Clock, claim, unet_alone, write_json
+from tambour.training.run import Clock, unet_alone
 from tambour.training.stage_one import stage_one
 from tambour.training.stage_two import stage_two
-from tambour.work import fingerprint
+from tambour.work import claim, fingerprint, write_json
 
 SHOWN = ("fox", "rose", "bee", "monogram")  # bundled designs on the final sheet
 _BUNDLED = ("mini", "sdxl")
@@ -56,6 +56,7 @@ def learn(
     describe: str | None = None,
     work: Path,
     report: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Iterator[Progress]:
     """Learn the style of one embroidery photo (method, sections 1 to 5).
 
@@ -69,6 +70,7 @@ def learn(
         describe: what the photo shows ("red fox"); None: the names of its main colours.
         work: folder for unfinished work; the same arguments with the same folder continue.
         report: folder for pictures and plots of every step, the final sheet and a manifest.
+        overwrite: drop another run's unfinished work.
 
     Yields progress. Returns the `Style`, which the caller writes.
 
@@ -76,11 +78,12 @@ def learn(
         InputError: photo, design, recipe, blocks or description cannot be used, or `work` is another run's.
         BaseModelError: the base cannot be loaded or lacks what the recipe needs.
     """
-    recipe, base = _numbers(recipe, base), _base(base, recipe)
+    recipe = _numbers(recipe, base)
+    base = _base(base, recipe)
     named = None if blocks is None else check_blocks(blocks, base.attention_blocks)
     inputs = {"photo": fingerprint(photo), "design": design and fingerprint(design)}
     chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "recipe": recipe_values(recipe)}
-    claim(Path(work), inputs | chosen | {"fingerprint": base.fingerprint})
+    claim(Path(work), inputs | chosen | {"fingerprint": base.fingerprint}, overwrite)
     told, clock = report and Report(report), Clock()
 
     pair = yield from prepare(photo, design, recipe, base, folder=work / "pair")
@@ -150,7 +153,8 @@ def analyse(
 
     Yields progress. Returns a `BlockChoice`.
     """
-    recipe, base = _numbers(recipe, base), _base(base, recipe)
+    recipe = _numbers(recipe, base)
+    base = _base(base, recipe)
     pair = yield from prepare(photo, design, recipe, base)
     reference = _encoded(base, pair, describe or name_colours(pair, recipe.complement.colours), recipe)
     return (yield from _analysed(base, recipe, reference, None, None))

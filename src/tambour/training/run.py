@@ -1,18 +1,14 @@
-"""What a run needs around its training: a folder that is its own, a clock, and room on the GPU."""
+"""What a run needs around its training: a clock, and room on the GPU."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import torch
 
 from tambour.base import Base
-from tambour.errors import InputError
 
 
 class Clock:
@@ -50,30 +46,3 @@ def unet_alone(base: Base, tile: bool) -> Iterator[Callable[[], AbstractContextM
         yield everything
     finally:
         move(base.device)
-
-
-def claim(work: Path, plan: Mapping) -> None:
-    """Make the work folder, or check that it is this run's.
-
-    Raises:
-        InputError: it belongs to a run with other inputs, numbers or base.
-    """
-    plan = json.loads(json.dumps(plan))
-    path = work / "plan.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        other = sorted(key for key in plan.keys() | found.keys() if plan.get(key) != found.get(key))
-        if other:
-            raise InputError(
-                f"{work} holds unfinished work that differs in: {', '.join(other)}.", "Use another folder or delete it."
-            )
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(path, plan)
-
-
-def write_json(path: Path, values: object) -> None:
-    """Whole or not at all; floats come back as they were."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values))
-    os.replace(temporary, path)
