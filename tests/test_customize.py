@@ -181,9 +181,13 @@ def test_the_seed_and_own_blocks_change_the_style(whole, base, photo, tmp_path):
 
 
 def test_work_of_another_run_is_refused(whole, base, photo, tmp_path):
-    finish(learn(photo, base=base, recipe=RECIPE, seed=1, work=tmp_path), stop=1)
+    finish(learn(photo, base=base, recipe=RECIPE, seed=1, work=tmp_path), stop=2)
+    other = dict(base=base, recipe=RECIPE, seed=2, describe="fox", work=tmp_path)
     with pytest.raises(InputError, match=r"differs in: describe, seed"):
-        next(learn(photo, base=base, recipe=RECIPE, seed=2, describe="fox", work=tmp_path))
+        next(learn(photo, **other))
+    assert (tmp_path / "pair").exists()
+    finish(learn(photo, **other, overwrite=True), stop=1)
+    assert not (tmp_path / "pair").exists()
 
 
 @pytest.mark.parametrize(("wrong", "fault", "match"), [

@@ -87,8 +87,8 @@ def learn(
     told, clock = report and Report(report), Clock()
 
     pair = yield from prepare(photo, design, recipe, base, folder=work / "pair")
-    fabric, words = fabric_colour(pair), describe or name_colours(pair, recipe.complement.colours)
-    reference = _encoded(base, pair, words, recipe)
+    fabric, words = fabric_colour(pair), _words(base, pair, describe, recipe)
+    reference = encode_pair(base, pair.design, pair.embroidery, words, recipe, pair.mask)
     clock.lap("pair")
     choice = yield from _analysed(base, recipe, reference, named, work / "blocks.json")
     clock.lap("blocks")
@@ -156,17 +156,23 @@ def analyse(
     recipe = _numbers(recipe, base)
     base = _base(base, recipe)
     pair = yield from prepare(photo, design, recipe, base)
-    reference = _encoded(base, pair, describe or name_colours(pair, recipe.complement.colours), recipe)
+    words = _words(base, pair, describe, recipe)
+    reference = encode_pair(base, pair.design, pair.embroidery, words, recipe, pair.mask)
     return (yield from _analysed(base, recipe, reference, None, None))
 
 
-def _encoded(base: Base, pair: Pair, words: str, recipe: Recipe) -> EncodedPair:
-    longest = recipe.prompts.style.format(words)
-    if base.token_room(longest) < 0:
-        raise InputError(
-            f"The description {words!r} is too long by {-base.token_room(longest)} tokens.", "Say it shorter."
-        )
-    return encode_pair(base, pair.design, pair.embroidery, words, recipe, pair.mask)
+def _words(base: Base, pair: Pair, describe: str | None, recipe: Recipe) -> str:
+    """The user's description, or as many colours as the base's prompts have room for."""
+
+    def missing(words: str) -> int:
+        return -base.token_room(recipe.prompts.style.format(words))
+
+    if describe is None:
+        colours = [name_colours(pair, recipe.complement.colours, most) for most in (3, 2, 1)]
+        return next((words for words in colours if missing(words) <= 0), "design")
+    if missing(describe) > 0:
+        raise InputError(f"The description {describe!r} is too long by {missing(describe)} tokens.", "Say it shorter.")
+    return describe
 
 
 # -- blocks, generated pairs ------------------------------------------------------------------------------------------
