@@ -114,10 +114,11 @@ def learn(
             clock.lap(name)
 
         yield from stage("stage one", stage_one(model, reference, recipe.batch), recipe.stage_one)
-        generated = yield from _complement(base, recipe, adapter, reference, words, fabric, seed, work, told)
-        clock.lap("complement")
-        steps = stage_two(model, reference, generated, recipe.batch, recipe.stage_two)
-        yield from stage("stage two", steps, recipe.stage_two)
+        if recipe.stage_two.iterations:
+            generated = yield from _complement(base, recipe, adapter, reference, words, fabric, seed, work, told)
+            clock.lap("complement")
+            steps = stage_two(model, reference, generated, recipe.batch, recipe.stage_two)
+            yield from stage("stage two", steps, recipe.stage_two)
         tensors = adapter.style_tensors()
 
     yield Progress("style", 0, 1, "reading the stitches")
