@@ -265,7 +265,9 @@ def stitch(
     fabric: Annotated[str, typer.Option("--fabric", help="weave, twill, felt, aida or plain.")] = "weave",
     fabric_colour: Annotated[str | None, typer.Option("--fabric-colour", help="#rrggbb; else the design's.")] = None,
     size: Annotated[int, typer.Option("--size", help="Longer side of the result, px.")] = 1024,
-    width: Annotated[float | None, typer.Option("--width", help="Width of the result, mm.")] = None,
+    mm: Annotated[
+        float | None, typer.Option("--mm", help="Longer side of the result, mm. [default: 1 a 20 px]")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -276,9 +278,9 @@ def stitch(
     from tambour.stitch import Fabric, describe
 
     _writable(output, overwrite)
-    kind = tambour.choose_stitch(family, like, **dict(map(_parameter, parameters or ())))
     cloth = Fabric(kind=fabric, colour=None if fabric_colour is None else _colour(fabric_colour))
-    drawn = tambour.stitch(design, kind, fabric=cloth, size=size, width=width, seed=seed)
+    kind = tambour.choose_stitch(family, like=like, size=size, mm=mm, **dict(map(_parameter, parameters or ())))
+    drawn = tambour.stitch(design, kind, fabric=cloth, size=size, mm=mm, seed=seed)
     save_image(drawn.image, output, overwrite)
     _say(quiet, describe(kind))
     _print_lines([output])
@@ -485,19 +487,25 @@ def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool,
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     try:
-        app(args=argv, prog_name="tambour")
-    except SystemExit as end:  # typer's way to return
-        code = end.code if isinstance(end.code, int) else 1
-        if code == 130:
-            print("Interrupted. Give the same command again to continue.", file=sys.stderr)
+        code = _run(argv)
+        sys.stdout.flush()
         return code
+    except BrokenPipeError:  # nobody reads on, which is nothing to complain about
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except TambourError as fault:
         print(f"tambour: {fault}", file=sys.stderr)
         return fault.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; nothing to complain about
-        return 0
-    except OSError as fault:
+    except OSError as fault:  # a full disk, a folder that is not ours
         print(f"tambour: {fault}", file=sys.stderr)
         return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        app(args=argv, prog_name="tambour")
+    except SystemExit as end:  # typer's way to return
+        if end.code == 130:
+            print("Interrupted. Give the same command again to continue.", file=sys.stderr)
+        return end.code if isinstance(end.code, int) else 0
     return 0
