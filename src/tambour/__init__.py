@@ -208,7 +208,7 @@ def stitch(
     like: Picture | None = None,
     fabric: Fabric | None = None,
     size: int = 1024,
-    width: float | None = None,
+    mm: float | None = None,
     seed: int = 0,
     **parameters: float | str | bool,
 ) -> Rendered:
@@ -220,7 +220,7 @@ def stitch(
         like: a photo; the stitch is fitted to it.
         fabric: None: a weave in the design's own background colour.
         size: longer side of the result, px.
-        width: of the result in mm; None: 20 px a mm, as the base model sees stitches.
+        mm: longer side of the result in millimetres; None: 20 px a mm, as the base model sees stitches.
         seed: the same seed gives the same picture.
         parameters: fields of `tambour.stitch.Stitch` by name (`thread_width=0.4`).
 
@@ -230,12 +230,8 @@ def stitch(
     from tambour.images import fit
     from tambour.stitch import render
 
-    if width is not None and not width > 0:
-        raise InputError(f"A width of {width} mm is not possible.", "It must be above 0.")
-    picture = fit(_picture(design, size), size)
-    scale = 20.0 if width is None else picture.width / width
-    chosen = choose_stitch(kind, like=like, size=size, px_per_mm=scale, **parameters)
-    return render(picture, chosen, fabric, seed=seed, px_per_mm=scale)
+    chosen = choose_stitch(kind, like=like, size=size, mm=mm, **parameters)
+    return render(fit(_picture(design, size), size), chosen, fabric, seed=seed, px_per_mm=_scale(size, mm))
 
 
 def choose_stitch(
@@ -243,7 +239,7 @@ def choose_stitch(
     *,
     like: Picture | None = None,
     size: int = 1024,
-    px_per_mm: float = 20.0,
+    mm: float | None = None,
     **parameters: float | str | bool,
 ) -> Stitch:
     """The stitch that `stitch` draws with; fitted to a photo, it is as large on `size` px as it is there."""
@@ -257,7 +253,7 @@ def choose_stitch(
 
     if like is not None:
         made = pair(fit(flatten(_picture(like)), size))
-        chosen = fit_stitch(made.embroidery, np.asarray(made.mask) > 127, px_per_mm=px_per_mm)
+        chosen = fit_stitch(made.embroidery, np.asarray(made.mask) > 127, px_per_mm=_scale(size, mm))
         if kind is not None:
             chosen = replace(chosen, family=kind) if isinstance(kind, str) else kind
     elif kind is None:
@@ -286,6 +282,13 @@ def _style(source: Style | str | Path) -> Style:
     from tambour.style import read_style
 
     return read_style(source) if isinstance(source, str | Path) else source
+
+
+def _scale(size: int, mm: float | None) -> float:
+    """Pixels a millimetre."""
+    if mm is not None and not mm > 0:
+        raise InputError(f"A size of {mm} mm is not possible.", "It must be above 0.")
+    return 20.0 if mm is None else size / mm
 
 
 def _name(base: Base | str | Path | None) -> Base | str | None:

@@ -78,10 +78,10 @@ def learn(
         InputError: photo, design, recipe, blocks or description cannot be used, or `work` is another run's.
         BaseModelError: the base cannot be loaded or lacks what the recipe needs.
     """
+    inputs = {"photo": fingerprint(photo), "design": design and fingerprint(design)}
     recipe = _numbers(recipe, base)
     base = _base(base, recipe)
     named = None if blocks is None else check_blocks(blocks, base.attention_blocks)
-    inputs = {"photo": fingerprint(photo), "design": design and fingerprint(design)}
     chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "recipe": recipe_values(recipe)}
     claim(Path(work), inputs | chosen | {"fingerprint": base.fingerprint}, overwrite)
     told, clock = report and Report(report), Clock()
