@@ -1,7 +1,8 @@
 """One training stage of the UNet, its text encoder and both ControlNets, together and from scratch.
 
 A stage runs by the clock, keeps an exponential moving average, saves a checkpoint every minute (atomic; the same
-command continues) and can start warm from an earlier stage's averaged weights, so a long run is a sequence of short ones.
+command continues) and can start warm from an earlier stage's averaged weights: a long run is a sequence of short
+ones.
 """
 
 from __future__ import annotations
