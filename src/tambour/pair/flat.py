@@ -1,13 +1,14 @@
 """Embroidery photo -> (embroidery, flat design) pair, without any model (method, section 1, done by image processing).
 
-Fabric is told from stitches by a model of the photo's border; stitches are flattened; colours are snapped to a small
-palette; every pixel takes a palette colour by a smoothness-seeking vote, which leaves uniform areas with crisp borders.
+Stitches are flattened; colours are snapped to a small palette; every pixel takes a palette colour by a vote that seeks
+smoothness, which leaves uniform areas with crisp borders; what surrounds the motif is told to be fabric.
 
-Flattening was tried with four methods on photographs of machine patches, cross, chain and satin stitch, silk shading and
-goldwork, at 700 px on one core. L0 gradient minimisation (1.2 s) keeps every strong thread and needle hole. Relative total
-variation (0.7 s with a separable solver) removes stitches best but also letters, stems and everything else thin. Mean
-shift (1.2 s) hardly removes thread relief. Rolling guidance loses nothing larger than the stitch and recovers borders;
-with a true bilateral filter it takes seconds, with a guided filter 0.1 s for the same picture: that one is used.
+Flattening was tried with four methods on photographs of machine patches, cross, chain and satin stitch, silk shading
+and goldwork, at 700 px on one core. L0 gradient minimisation (1.2 s) keeps every strong thread and needle hole.
+Relative total variation (0.7 s with a separable solver) removes stitches best, but also letters, stems and everything
+else thin. Mean shift (1.2 s) hardly removes thread relief. Rolling guidance loses nothing larger than the stitch and
+recovers borders; with a true bilateral filter it takes seconds, with a guided filter 0.1 s for nearly the same picture:
+that one is used. What it leaves of threads is lit and shaded yarn of one colour, and `merge_mottle` takes that.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from tambour.texture import contrast_map
 WORK = 700  # longer side at which the photo is analysed, px
 COLOURS = 16  # at most
 MERGE = 9.0  # palette colours closer than this (Lab steps, shading counted half) become one
-_SHADING = 0.75  # share of a squared difference along the shading direction that is forgiven
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,23 @@ def make_design(photo: Image.Image) -> Pair:
 
     contrast = contrast_map(rgb)[0]
     half = cv2.resize(lab, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
-    bare = np.zeros(half.shape[:2], np.uint8)  # roughly: only to look for stitches in the right place
-    for area, _ in find_fabric(*segment(half, 1.7, 8.0), half, contrast):
-        bare[area] = 1
-    bare = cv2.resize(bare, size, interpolation=cv2.INTER_NEAREST)
+    bare, _ = find_fabric(*segment(half, 1.7, 8.0), half, contrast)  # roughly: to look for stitches in the right place
+    bare = cv2.resize(bare.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     period = stitch_period(rgb, bare == 0) or stitch_period(rgb)
 
     sigma = float(np.clip(period / 3.5, 2.0, 4.0)) * min(1.0, max(size) / 256)
     labels, colours = segment(lab, sigma, max(4 * sigma**2, 0.7 * period**2))
-    fabrics = find_fabric(labels, colours, lab, contrast)
-    for i, (area, colour) in enumerate(fabrics):
-        labels[area] = len(colours) + i
+    bare, ground = find_fabric(labels, colours, lab, contrast)
+    labels[bare] = len(colours)
 
     used, labels = np.unique(labels, return_inverse=True)
     labels = _redraw(labels.reshape(lab.shape[:2]), full.shape[:2], sigma / 2)
     full_lab = rgb_to_lab(full)
-    means = np.stack([[full_lab[..., i][labels == k].mean() for i in range(3)] for k in range(len(used))])
-    for i, (_, colour) in enumerate(fabrics):
-        means[used == len(colours) + i] = colour
+    area = np.maximum(np.bincount(labels.ravel(), minlength=len(used)), 1)
+    means = np.stack([np.bincount(labels.ravel(), full_lab[..., i].ravel(), len(used)) / area for i in range(3)], 1)
+    means[used == len(colours)] = ground
     design = lab_to_rgb(means[None].astype(np.float32))[0][labels]
-    mask = np.where(used >= len(colours), 0, 255).astype(np.uint8)[labels]
+    mask = np.where(used == len(colours), 0, 255).astype(np.uint8)[labels]
     return Pair(Image.fromarray(design), photo, Image.fromarray(mask))
 
 
@@ -79,78 +76,46 @@ def make_design(photo: Image.Image) -> Pair:
 
 def find_fabric(
     labels: np.ndarray, colours: np.ndarray, lab: np.ndarray, contrast: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Bare fabric in a segmented photo: (area (H, W) bool, mean Lab colour) of none, one, or two of them.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bare fabric around the motif in a segmented photo: (H, W) bool, and its mean Lab colour (3,).
 
     Fabric is what the photo's border mostly shows, where it hangs together with the border; the shades of it that touch
     the border too; and areas further in that have both its colour and its texture (`contrast`, of any size). If that is
-    nearly everything or nothing, the embroidery fills the photo. If it is blank paper, the cloth that lies on the paper
-    is looked for in the same way, more strictly.
+    nearly everything or nothing, the embroidery fills the photo and nothing is fabric.
     """
     height, width = labels.shape
     contrast = cv2.resize(contrast**2, (width, height), interpolation=cv2.INTER_AREA)
     energy = np.log(cv2.GaussianBlur(contrast, (0, 0), max(height, width) / 175) + 1e-4)
     band = max(2, round(0.01 * min(height, width)))
-    free = np.ones(labels.shape, bool)
-    fabric, colour = _surround(labels, colours, lab, energy, free, band, 0.1)
-    if fabric.mean() > 0.2:  # the frame of a hoop, the table at a corner: small, and cut by the border
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((~fabric).astype(np.uint8), connectivity=4)
-        cut = np.bincount(parts[_rim(free, band)], minlength=len(stats)) > 0
-        cut &= (stats[:, 4] < 0.02 * labels.size) | (stats[:, 4] < 0.1 * stats[1:, 4].max(initial=0))
-        cut[0] = False
-        fabric |= cut[parts]
-    if not 0.03 < fabric.mean() < 0.97:
-        return []
-    found = [(fabric, colour)]
-    if colour[0] > 92 and np.hypot(*colour[1:]) < 6 and np.median(energy[fabric]) < -8:
-        cloth, colour = _surround(labels, colours, lab, energy, ~fabric, 2 * band, 0.4)
-        rest = ~fabric & ~cloth
-        if cloth.any() and rest.mean() > 0.03 and np.median(energy[cloth]) < np.median(energy[rest]) - 0.3:
-            found.append((cloth, colour))
-    return found
-
-
-def _rim(area: np.ndarray, band: int) -> np.ndarray:
-    """The outermost `band` px of an area; the photo's border counts as its edge."""
-    padded = np.pad(area.astype(np.uint8), 1)
-    return area & (cv2.distanceTransform(padded, cv2.DIST_C, 3)[1:-1, 1:-1] <= band)
-
-
-def _surround(
-    labels: np.ndarray,
-    colours: np.ndarray,
-    lab: np.ndarray,
-    energy: np.ndarray,
-    free: np.ndarray,
-    band: int,
-    share: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What surrounds the motif in the area `free`: (H, W) bool and its mean colour; see `find_fabric`.
-
-    A colour counts that fills at least `share` of the area's outermost `band` px.
-    """
-    rim = _rim(free, band)
+    rim = np.ones(labels.shape, bool)
+    rim[band:-band, band:-band] = False
     border = np.bincount(labels[rim], minlength=len(colours)) / rim.sum()
-    kinds = border >= share
-    area = np.bincount(labels[free], minlength=len(colours))
+    kinds = border >= min(0.1, border.max())
+    area = np.bincount(labels.ravel(), minlength=len(colours))
     main = int(np.where(kinds, area, 0).argmax())
     shade = np.sqrt(_difference(colours - colours[main], (colours + colours[main]) / 2)) < 1.5 * MERGE
     fabric = np.zeros(labels.shape, bool)
     inner = []  # areas that may be fabric although they do not touch the border
-    for k in np.flatnonzero(kinds | shade) if kinds.any() else []:
-        _, parts, stats, _ = cv2.connectedComponentsWithStats(((labels == k) & free).astype(np.uint8), connectivity=4)
+    for k in np.flatnonzero(kinds | shade):
+        _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == k).astype(np.uint8), connectivity=4)
         touching = np.bincount(parts[rim], minlength=len(stats)) > 0
         touching[0] = False
         fabric |= touching[parts]
         inner += [parts == i for i in np.flatnonzero(~touching & (stats[:, 4] > 0.0003 * labels.size)) if i]
-    if not fabric.any():
-        return fabric, colours[main]
     usual, colour = np.median(energy[fabric]), lab[fabric & shade[labels]].mean(0)
     for here in inner:
         off = lab[here].mean(0) - colour
         if np.sqrt(_difference(off, colour + off / 2)) < MERGE and abs(np.median(energy[here]) - usual) < 0.7:
             fabric |= here
-    return fabric, lab[fabric & shade[labels]].mean(0)
+    if fabric.mean() > 0.2:  # the frame of a hoop, the table at a corner: small, and cut by the border
+        _, parts, stats, _ = cv2.connectedComponentsWithStats((~fabric).astype(np.uint8), connectivity=4)
+        cut = np.bincount(parts[rim], minlength=len(stats)) > 0
+        cut &= (stats[:, 4] < 0.02 * labels.size) | (stats[:, 4] < 0.1 * stats[1:, 4].max(initial=0))
+        cut[0] = False
+        fabric |= cut[parts]
+    if not 0.03 < fabric.mean() < 0.97:
+        fabric = np.zeros(labels.shape, bool)
+    return fabric, lab[fabric & shade[labels]].mean(0) if fabric.any() else colours[main]
 
 
 def stitch_period(rgb: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -185,6 +150,7 @@ def segment(lab: np.ndarray, sigma: float, area: float) -> tuple[np.ndarray, np.
     costs = np.stack([_difference(smooth - colour, (smooth + colour) / 2) for colour in colours])  # (K, H, W)
     labels = vote(costs, sigma / 2)
     labels = drop_seams(labels, colours, costs, smooth, sigma)
+    labels = merge_mottle(labels, colours, 3 * sigma + 2)
     labels = drop_specks(labels, area)
     return drop_shades(labels, colours, 6 * area), colours
 
@@ -208,14 +174,20 @@ def rolling_guidance(lab: np.ndarray, sigma: float, rounds: int = 5, edge: float
     return guide
 
 
-def _difference(off: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Squared Lab difference (...,) of (..., 3) differences around `mean`, lenient along the direction of shading.
+def _shading(off: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared Lab differences (..., 3) around `mean` -> what more or less light explains, and what it does not (...).
 
-    More or less light on one colour moves it on a ray through (L, a, b) = (-16, 0, 0).
+    Light on one colour moves it on a ray through (L, a, b) = (-16, 0, 0).
     """
     ray = mean + np.array([16, 0, 0], np.float32)
     along = (off * ray).sum(-1) ** 2 / (ray * ray).sum(-1)
-    return (off * off).sum(-1) - _SHADING * along
+    return along, np.maximum((off * off).sum(-1) - along, 0)
+
+
+def _difference(off: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Squared Lab difference in which shading counts half: (..., 3) differences around `mean` -> (...)."""
+    along, hue = _shading(off, mean)
+    return hue + along / 4
 
 
 def _spread_seeds(points: np.ndarray, count: int) -> np.ndarray:
@@ -290,6 +262,30 @@ def drop_specks(labels: np.ndarray, area: float) -> np.ndarray:
     return _fill(labels, speck)
 
 
+def merge_mottle(labels: np.ndarray, colours: np.ndarray, window: float, finely: float = 0.25) -> np.ndarray:
+    """Where two shades of one colour alternate finely (lit threads and the gaps between them), the commoner takes all.
+
+    Finely: within `window` px there are `finely` pixels of common border to a pixel of the rarer shade (spots under 16
+    px, lines under 8), and the rarer one is at least an eighth: one thin outline is left alone.
+    """
+    along, hue = _shading(colours[:, None] - colours, (colours[:, None] + colours) / 2)
+    shade = (hue < MERGE**2) & (along < (4 * MERGE) ** 2)
+    pairs = [(along[i, j], i, j) for i in range(len(colours)) for j in range(i) if shade[i, j]]
+    labels = labels.copy()
+    for _, i, j in sorted(pairs):
+        one, two = (labels == i), (labels == j)
+        border = np.zeros(labels.shape, np.float32)
+        border[:, 1:] += (one[:, 1:] & two[:, :-1]) | (two[:, 1:] & one[:, :-1])
+        border[1:] += (one[1:] & two[:-1]) | (two[1:] & one[:-1])
+        if not border.any():
+            continue
+        a, b = (cv2.GaussianBlur(part.astype(np.float32), (0, 0), window) for part in (one, two))
+        rare = np.minimum(a, b)
+        mixed = (one | two) & (cv2.GaussianBlur(border, (0, 0), window) > finely * rare) & (rare > 0.125 * (a + b))
+        labels[mixed] = np.where(a > b, i, j)[mixed]
+    return labels
+
+
 def drop_shades(labels: np.ndarray, colours: np.ndarray, area: float) -> np.ndarray:
     """Areas under `area` px that lie inside one other area and are only a lighter or darker shade of it join it."""
     out = labels.copy()
@@ -325,9 +321,9 @@ def drop_seams(
 ) -> np.ndarray:
     """Remove thin strips that are only the blurred border between two areas; outlines stay.
 
-    From a pixel of a thin strip one looks both ways across it: if the first other colours met are two different ones and
-    the strip's colour is a mixture of them, the pixel takes the nearer of the two. An outline meets one colour twice, or
-    is no mixture.
+    From a pixel of a thin strip one looks both ways across it: if the first other colours met are two different ones,
+    and the strip's colour is a mixture of them, the pixel takes the nearer of the two. An outline meets one colour
+    twice, or is no mixture.
     """
     reach = int(np.ceil(2 + 1.5 * sigma))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach | 1, reach | 1))
