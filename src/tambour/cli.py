@@ -426,27 +426,54 @@ def _watching(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     if quiet:
         yield lambda record: None
         return
+    if not sys.stderr.isatty():
+        with _logging() as show:
+            yield show
+        return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description:<16}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
     columns += (TimeRemainingColumn(), TextColumn("[dim]{task.fields[message]}"))
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks, begun = {}, {}
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks = {}
 
         def show(record: Progress) -> None:
-            message = record.message or "  ".join(f"{name} {value:.3g}" for name, value in record.values.items())
             if record.stage not in tasks:
-                begun[record.stage] = time.monotonic()
-                tasks[record.stage] = bars.add_task(record.stage, total=record.total, message="")
+                tasks[record.stage] = bars.add_task(record.stage, message="")
+            message = escape(_told(record))
             bars.update(tasks[record.stage], completed=record.step, total=record.total, message=message)
-            if not console.is_terminal and record.step == record.total:
-                seconds = time.monotonic() - begun[record.stage]
-                print(f"{record.stage}: {record.total} steps, {seconds:.1f} s. {message}", file=sys.stderr, flush=True)
 
         yield show
+
+
+@contextmanager
+def _logging() -> Iterator[Callable[[Progress], None]]:
+    """While open, the function it gives prints a line for every stage that was finished."""
+    begun: dict[str, float] = {}
+    last: Progress | None = None
+
+    def flush() -> None:
+        if last is not None and last.step == last.total:
+            seconds = time.monotonic() - begun[last.stage]
+            line = f"{last.stage}: {last.total} steps, {seconds:.1f} s  {_told(last)}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
+
+    def show(record: Progress) -> None:
+        nonlocal last
+        if last is not None and last.stage != record.stage:
+            flush()
+        begun.setdefault(record.stage, time.monotonic())
+        last = record
+
+    yield show
+    flush()
+
+
+def _told(record: Progress) -> str:
+    return record.message or "  ".join(f"{name} {value:.3g}" for name, value in record.values.items())
 
 
 def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool, **wanted) -> dict:
