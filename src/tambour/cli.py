@@ -442,7 +442,7 @@ def _watching(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
         def show(record: Progress) -> None:
             if record.stage not in tasks:
-                tasks[record.stage] = bars.add_task(record.stage, message="")
+                tasks[record.stage] = bars.add_task(record.stage, total=record.total, message="")
             message = escape(_told(record))
             bars.update(tasks[record.stage], completed=record.step, total=record.total, message=message)
 
