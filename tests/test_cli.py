@@ -295,6 +295,7 @@ def test_stitch(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> N
         ("learn {photo} -o {out}/s.safetensors --recipe absent.toml", 2, "absent.toml"),
         ("learn {photo} -o {out}/s.safetensors --base {toy} --recipe {recipe} --blocks mid", 2, "mid"),
         ("learn {photo} -o {style}", 5, "already exists"),
+        ("learn {photo} -o {out}/s.safetensors --report {style}/../report", 5, "manifest.json already exists"),
         ("apply {photo} {fox} -o {out}/fox.png", 3, "safetensors"),
         ("apply absent.safetensors {fox} -o {out}/fox.png", 3, "absent"),
         ("apply {style} absent.svg -o {out}/fox.png", 2, "absent.svg"),

@@ -80,7 +80,7 @@ def learn(
         blocks: style blocks by name, in place of the automatic choice.
         describe: what the photo shows, in a few words.
         report: folder for pictures and plots of every step, and a manifest.
-        overwrite: replace `output` and drop the unfinished work of other calls.
+        overwrite: replace `output` and the report, and drop the unfinished work of other calls.
 
     Raises:
         InputError, BaseModelError, OutputExists: see `tambour.errors`.
@@ -98,6 +98,8 @@ def learn(
         raise InputError(f"A style file cannot be called {output.name!r}.", "Its name must end in .safetensors.")
     folder = work_folder(output)
     check_targets(folder, [output], overwrite)
+    if report is not None and not folder.exists():
+        check_targets(folder, [Path(report) / "manifest.json"], overwrite)
     style = _returned(customize(photo, **wanted, work=folder, overwrite=overwrite), progress)
     write_style(style, folder / output.name, overwrite=True)
     move(folder, [output])
