@@ -4,8 +4,6 @@ VENV ?= .venv
 OUT ?= out/demo
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-# Where torch without CUDA is found on Linux (a tenth of the size); `make demo TORCH_INDEX=` takes PyPI's.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP = $(VENV)/bin/python -m pip install --quiet --quiet --no-compile --disable-pip-version-check
 READY = $(VENV)/.ready
 PICTURES = $(sort $(wildcard src/tambour/designs/*.svg))
@@ -26,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 		"Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (torch is large: this takes some minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --retries 2 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	$(PIP) --retries 2 torch==2.13.0
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 

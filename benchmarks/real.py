@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--photos", nargs="*", help="names without suffix; all if absent")
     parser.add_argument("--base", default="mini")
     parser.add_argument("--recipe")
-    parser.add_argument("--guide", choices=("none", "stitches"), default="none")
+    parser.add_argument("--guide", choices=("none", "stitches"), default="stitches")
     parser.add_argument("--edges", choices=("firm", "free"), default="firm")
     options = parser.parse_args()
     real = Path(os.environ.get("TAMBOUR_REAL", ROOT.parent / "shared" / "real"))

@@ -114,7 +114,7 @@ def apply(
     strength: float | None = None,
     edges: Literal["firm", "free"] = "firm",
     correct_colours: bool | None = None,
-    guide: Literal["none", "stitches"] = "none",
+    guide: Literal["none", "stitches"] | None = None,
     samples: int = 1,
     transparent: bool = False,
     seed: int = 0,
@@ -131,7 +131,8 @@ def apply(
         strength: how much is drawn anew, 0 to 1; None: the recipe's.
         edges: "firm" keeps the design's borders, "free" lets raised material change them.
         correct_colours: take the colours from the design; None: as the recipe says for these `edges`.
-        guide: "stitches" starts from the design drawn in the stitch fitted to the photo (not in the paper).
+        guide: "stitches" starts from the design drawn in the stitch fitted to the photo (not in the paper), "none" from
+            its flat colours; None: as the recipe says.
         samples: draw this many, keep the one with the best score.
         transparent: keep the design's transparency.
         seed: the same seed gives the same picture, whatever else is in the list.

@@ -62,7 +62,7 @@ def apply(
     edges: str = "firm",
     seed: int = 0,
     samples: int = 1,
-    guide: str = "none",
+    guide: str | None = None,
     transparent: bool = False,
     recipe: Recipe | None = None,
 ) -> Iterator[Progress | Result]:
@@ -78,7 +78,8 @@ def apply(
             them (Tile alone).
         seed: of the first sample; the others count up from it.
         samples: how many to draw; the one with the best score is kept.
-        guide: "stitches" starts from the design rendered in the stitch that was fitted to the reference.
+        guide: "stitches" starts from the design rendered in the stitch that was fitted to the reference, "none" from
+            its flat colours (the paper); None: as the recipe says, where the style knows a stitch.
         transparent: keep the design's transparency in the result.
         recipe: another recipe than the style's own.
 
@@ -90,6 +91,7 @@ def apply(
     recipe = recipe or recipe_from(style.recipe)
     sampling = recipe.sampling
     _one_of("edges", edges, EDGES)
+    guide = (sampling.guide if style.stitch else "none") if guide is None else guide
     _one_of("guide", guide, GUIDES)
     setting: Edges = sampling.firm if edges == "firm" else sampling.free
     guided = guide == "stitches"

@@ -101,8 +101,9 @@ def apply(
         typer.Option("--colours", help="design: take them from it. [default: design for firm edges, else free]"),
     ] = None,
     guide: Annotated[
-        Literal["none", "stitches"], typer.Option("--guide", help="stitches: start from drawn stitches.")
-    ] = "none",
+        Literal["none", "stitches"] | None,
+        typer.Option("--guide", help="stitches: start from drawn stitches. [default: the recipe's; mini: stitches]"),
+    ] = None,
     samples: Annotated[int, typer.Option("--samples", help="Draw N, keep the best, print the scores.")] = 1,
     transparent: Annotated[bool, typer.Option("--transparent", help="Keep the design's transparency.")] = False,
     base: StyleBase = None,

@@ -271,15 +271,16 @@ def _sheet(told: Report, style: Style, base: Base, pair: Pair, seed: int) -> Ite
     drawings = bundled_designs()
     size = style.recipe["sampling"]["size"]
     designs = [draw_svg(drawings[name], size) for name in SHOWN]
-    results = []
+    results, how = [], ""
     for record in apply(style, designs, base=base, seed=seed):
         if isinstance(record, Result):
             results.append(record.image)
+            how = ", guided by drawn stitches" if record.guided else ""
         else:
             yield Progress("sheet", record.step, record.total, record.message, record.values)
     grounded = [flatten(design, style.fabric) for design in designs]
     rows = [[pair.embroidery, *grounded], [pair.design, *results]]
-    told.image("sheet.jpg", contact_sheet(rows, ["reference, its design", *SHOWN], cell=384))
+    told.image("sheet.jpg", contact_sheet(rows, ["reference, its design" + how, *SHOWN], cell=384))
 
 
 def _command(
