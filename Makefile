@@ -6,7 +6,6 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PIP = $(VENV)/bin/python -m pip install --quiet --quiet --no-compile --disable-pip-version-check
 READY = $(VENV)/.ready
-PICTURES = $(sort $(wildcard src/tambour/designs/*.svg))
 
 .PHONY: demo test lint clean
 
