@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900, help="time to train")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="sheet: picture; export, gpu: folder")
+    parser.add_argument("--out", type=Path, help="sheet, export, gpu: folder")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     globals()[f"_{args.step}"](args)
@@ -130,7 +130,13 @@ def _sheet(args: argparse.Namespace) -> None:
     pictures = data.read_corpus(args.work / "corpus", 100)
     rows = evaluate.first_of_each(pictures)
     sheet = evaluate.family_sheet(_load(args), _vae(args), pictures, rows)
-    sheet.save(args.out or args.work / f"{args.name}.png")
+    text = evaluate.text_sheet(_load(args), _vae(args), steps=25, guidance=3.0)
+    for picture, end in ((sheet, ""), (text, "-text")):
+        picture.save((args.out or args.work) / f"{args.name}{end}.png")
+    vae = _vae(args)
+    for kind in sorted(set(pictures.kind)):
+        decibel, detail = autoencoder.reconstruction(vae, pictures.picture[pictures.kind == kind][:8])
+        print(f"{kind:12s} {decibel:.1f} dB  detail energy {detail:.2f}", flush=True)
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -82,6 +82,16 @@ def family_sheet(networks: Networks, vae: AutoencoderTiny, corpus: Corpus, rows:
     return Image.fromarray(np.vstack(lines))
 
 
+PROMPTS = ("red heart, satin stitch", "yellow star, french knots", "blue fish, cross stitch", "green leaf, chenille",
+           "pink flower, tatami stitch", "orange cat, flat design")  # fmt: skip
+
+
+def text_sheet(networks: Networks, vae: AutoencoderTiny, **how) -> Image.Image:
+    """Samples of `PROMPTS` without any condition, in a row."""
+    latents = sample(networks, list(PROMPTS), None, **how)
+    return Image.fromarray(np.hstack(list(decode(vae, latents))))
+
+
 def first_of_each(corpus: Corpus, kinds: tuple[str, ...] = TRAINED_FAMILIES, count: int = 1) -> list[int]:
     """The first `count` pictures of every kind."""
     return [int(n) for kind in kinds for n in np.flatnonzero(corpus.kind == kind)[:count]]
