@@ -34,9 +34,9 @@ class Dice:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.table = rng.random(8192, dtype=np.float32)
-        tile = rng.standard_normal((256, 256)).astype(np.float32)
-        frequency = np.fft.fftfreq(256).astype(np.float32)
-        square = frequency[:, None] ** 2 + frequency[None, :129] ** 2
+        tile = rng.standard_normal((128, 128), dtype=np.float32)
+        frequency = np.fft.fftfreq(128).astype(np.float32)
+        square = frequency[:, None] ** 2 + frequency[None, :65] ** 2
         fibres = np.exp(-2 * np.pi**2 * square) - np.exp(-2 * (2.6 * np.pi) ** 2 * square)  # blurs of 1 and 2.6 px
         self.noise = np.fft.irfft2(np.fft.rfft2(tile) * fibres).astype(np.float32)  # wraps around
         self.noise /= self.noise.std()
@@ -48,7 +48,7 @@ class Dice:
 
     def fuzz(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Structured fibre noise at pixels, zero mean, unit deviation."""
-        return self.noise.ravel().take(((y.astype(np.int32) & 255) << 8) | (x.astype(np.int32) & 255))
+        return self.noise.ravel().take(((y.astype(np.int32) & 127) << 7) | (x.astype(np.int32) & 127))
 
 
 def _round(a: np.ndarray) -> np.ndarray:
@@ -85,13 +85,13 @@ def satin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> 
     sway = np.float32(0.1 * pitch) * np.sin(PI2 / (9 * width) * f.u + f.v * np.float32(0.7 / pitch))
     row, across = _split((f.v + sway) / pitch)
     a = 2 * across - 1
-    part, s = _split(f.u / length + dice(row, f.label, 1) * np.float32(7))
+    _, s = _split(f.u / length + dice(row, f.label, 1) * np.float32(7))
     end = np.minimum(s, 1 - s) * (2 * length / width)  # radii from a split
     notch = np.sqrt(np.minimum(end, 1))
-    lift = 0.16 * (dice(row, part, 2) - 0.5)
+    lift = 0.16 * (dice(row, f.label, 2) - 0.5)
     pad = 1 - np.square(1 - np.minimum(f.depth / np.float32(2.6 * width), 1))
     height = 0.5 * width * (0.8 * _round(a) * (0.55 + 0.45 * notch) + _plies(a, f.u, width, stitch) + lift + 1.3 * pad)
-    return Threads(height, f.tx, f.ty, _tint(dice, row, part, stitch), np.ones_like(a), row)
+    return Threads(height, f.tx, f.ty, _tint(dice, row, f.label, stitch), np.ones_like(a), row)
 
 
 def tatami(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
@@ -310,7 +310,7 @@ def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
 
 
 def stem(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
-    """A line too narrow for the family: slanted stitches laid along it like a rope. `f.v` is 0 at its edge, 1 in its middle."""
+    """A line too narrow for the family: slanted stitches laid along it. `f.v` is 0 at its edge, 1 in its middle."""
     a = 1 - np.minimum(f.v, 1)
     part, s = _split(f.u / np.float32(1.5 * width) + np.float32(0.4) * f.v)
     notch = np.sqrt(np.minimum(np.minimum(s, 1 - s) * 5, 1))
@@ -318,8 +318,8 @@ def stem(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     return Threads(height, f.tx, f.ty, _tint(dice, part, f.label, stitch), np.ones_like(a), part)
 
 
-DRAW = {"satin": satin, "tatami": tatami, "cross": cross, "chain": chain, "running": running, "knot": knot, "chenille": chenille,
-        "sequin": sequin, "stem": stem}  # fmt: skip
+DRAW = {"satin": satin, "tatami": tatami, "cross": cross, "chain": chain, "running": running, "knot": knot,
+        "chenille": chenille, "sequin": sequin, "stem": stem}  # fmt: skip
 
 
 def row_pitch(stitch: Stitch, width: float, length: float) -> float:

@@ -1,4 +1,4 @@
-"""Thread coordinates: for every stitched pixel how far along (u) and across (v) the threads it lies, and which way they run.
+"""Thread coordinates: how far along (u) and across (v) the threads a pixel lies, and which way they run.
 
 Everything here is in pixels of the picture; a frame holds flat arrays over the M pixels of one pass.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass
 class Frame:
-    """u, v: (M,) float32 px along and across the threads; tx, ty: (M,) unit tangent; depth: (M,) px to the region's edge;
+    """u, v: (M,) float32 px along and across the threads; tx, ty: (M,) unit tangent; depth: (M,) px to the edge;
     label: (M,) int32 region; x, y: (M,) float32 pixel."""
 
     u: np.ndarray
@@ -32,8 +32,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Contours:
-    """The outline point nearest to each pixel. nearest: (H, W) int32 row of `points`; depth: (H, W) float32 px to it;
-    points: (N, 6) float32 smoothed x and y, tangent x and y, arc length in px, radians turned inwards since its start."""
+    """The outline point nearest to each pixel.
+
+    nearest: (H, W) int32 row of `points`; depth: (H, W) float32 px to it;
+    points: (N, 6) float32 smoothed x and y, tangent x and y, arc length in px, radians turned inwards so far.
+    """
 
     nearest: np.ndarray
     depth: np.ndarray
@@ -60,7 +63,7 @@ def edge_distance(labels: np.ndarray) -> np.ndarray:
 
 
 def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> Contours:
-    """Follow every region's outline (holes too) and carry arc length and tangent inwards from the nearest outline point."""
+    """Follow every region's outline, holes too, and find the outline point nearest to each pixel."""
     inside = np.ones(labels.shape, np.uint8)
     points: list[np.ndarray] = []  # per outline: (n, 8) x, y, smoothed x, y, tangent x, y, arc, turn
     boxes = _boxes(labels, colours)

@@ -115,7 +115,7 @@ def _shade(
 def _paint(
     part: Surface, labels, colours: np.ndarray, cloth: np.ndarray, shade: np.ndarray, spec: np.ndarray
 ) -> np.ndarray:
-    """(h, W, 3) lit colours of one strip. Between the stitches of a region the cloth is mostly in the region's colour."""
+    """(h, W, 3) lit colours of one strip. Between the stitches of a region the cloth is mostly in its colour."""
     ground = cloth + (colours - cloth) * np.float32(0.65)
     ground[0] = cloth
     ground = ground.take(labels, 0)

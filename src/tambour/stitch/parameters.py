@@ -1,6 +1,6 @@
-"""What can be said about stitches, fabric and light: frozen values, how to draw them at random, and how to put them in words.
+"""What can be said about stitches, fabric and light: frozen values, random draws of them, and their words.
 
-Lengths are millimetres, angles degrees (0 points right, positive turns clockwise on the picture), the rest is without unit.
+Lengths are millimetres, angles degrees (0 points right, positive turns clockwise on the picture), the rest has no unit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Stitch:
             knot, sequin: diameter; chenille: distance of the loops along a cord is a quarter of it.
         density: threads a thread width; 1 touches, below 1 leaves gaps, above 1 overlaps.
         angle: degrees, direction of the threads (of the rows, of the grid).
-        angle_field: "constant": `angle` everywhere; "axis": `angle` is counted from across each region's principal axis;
+        angle_field: "constant": `angle` everywhere; "axis": `angle` is counted from across each region's main axis;
             "contour": rows follow the region's outline.
         sheen: 0 matt cotton, 1 glossy rayon.   twist: how strongly the plies show.   pile: fuzz, 0 none to 1 wool.
         colour_variation: difference between neighbouring threads.   relief: height, 1 as real thread.
@@ -97,7 +97,7 @@ class Fabric:
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp: `azimuth` degrees, where it stands (225 is upper left; y points down), `elevation` degrees above the fabric."""
+    """A lamp: `azimuth` degrees, where it stands (225: upper left), `elevation` degrees above the fabric."""
 
     azimuth: float = 225.0
     elevation: float = 48.0

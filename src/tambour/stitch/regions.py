@@ -22,7 +22,8 @@ def find_regions(pixels: np.ndarray, background: str = "auto", limit: int = 16, 
 
     Args:
         pixels: (H, W, 3 or 4) uint8 RGB(A). Alpha below one half is bare fabric.
-        background: "auto": an opaque design whose border is nearly all of one colour shows fabric there; "stitch": everything is stitched.
+        background: "auto": an opaque design whose border is nearly all of one colour shows fabric there;
+            "stitch": everything is stitched.
         limit: most colours kept.
         speck: px; smaller regions are given to their neighbours.
     """
