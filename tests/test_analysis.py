@@ -114,8 +114,21 @@ def test_renoise_solves_for_the_noise_at_the_point_it_leads_to():
     assert float(next(invert(noise, latents, schedule, method="ddim"))) == pytest.approx(1.1)
 
 
+def test_noised_pictures_share_their_noise_and_the_model_sees_each():
+    schedule = Schedule((10, 20), (0.8, 0.6), (0.6, 0.8))
+    latents = torch.stack([torch.zeros(4, 8, 8), torch.ones(4, 8, 8)])
+    seen = []
+    path = list(invert(lambda z, t: seen.append((z, t)) or z, latents, schedule, method="noised"))
+    assert [t for _, t in seen] == [10, 20]
+    for (z, _), yielded, a, s in zip(seen, path, schedule.signal, schedule.noise, strict=True):
+        assert z is yielded
+        assert torch.allclose(z[1] - z[0], torch.full((4, 8, 8), a))
+        assert float(z[0].std()) == pytest.approx(s, rel=0.15)
+    assert not torch.allclose(path[0][0] / 0.6, path[1][0] / 0.8)
+
+
 def test_inversion_refuses_what_it_cannot_do(toy_base):
-    with pytest.raises(InputError, match=r"guess.*renoise, ddim"):
+    with pytest.raises(InputError, match=r"guess.*renoise, ddim, noised"):
         next(invert(lambda z, t: z, torch.zeros(1, 1, 1, 1), Schedule((0,), (0.8,), (0.6,)), method="guess"))
     with pytest.raises(InputError, match="1 to 1000"):
         Schedule.of(toy_base, 2000)

@@ -35,7 +35,7 @@ class Lora:
 class Analysis:
     """Inversion and block similarity (method, section 2)."""
 
-    inversion: str = "renoise"  # "renoise" or "ddim"
+    inversion: str = "renoise"  # "renoise", "ddim" or "noised" (no inversion, for weak bases)
     steps: int = 50
     renoise_iterations: int = 4
     segments: int = 10

@@ -2,7 +2,9 @@
 
 Works for every base: it only asks for the noise a model predicts. "ddim" guesses the noise at z_t from z_(t-1);
 "renoise" (Garibi et al. 2024, "ReNoise: Real Image Inversion Through Iterative Noising") repeats the guess at the point
-it leads to, a fixed-point iteration, and averages the last guesses.
+it leads to, a fixed-point iteration, and averages the last guesses. Both carry on whatever the model fails to explain in
+a picture; a weak base leaves the latents it knows that way (their deviation grows several times over). For such a base
+there is "noised" (ours): no inversion, every z_t is the clean latents under fresh noise, the same for all pictures.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from tambour.base import Base, Prompt
+from tambour.base import Base, Prompt, generator
 from tambour.errors import InputError
 
-METHODS = ("renoise", "ddim")
+METHODS = ("renoise", "ddim", "noised")
 
 Noise = Callable[[torch.Tensor, int], torch.Tensor]
 """(z (B, c, h, w), t) -> the noise predicted in z at training timestep t, same shape."""
@@ -61,7 +63,7 @@ def invert(
     """Yield z_t at every timestep of the schedule, starting from clean `latents` (B, c, h, w), nearly clean first.
 
     Args:
-        method: "renoise" or "ddim".
+        method: "renoise", "ddim" or "noised".
         iterations: renoising iterations a step; each costs one prediction more. The last half of them is averaged.
 
     Raises:
@@ -71,6 +73,12 @@ def invert(
         raise InputError(f"Inversion {method!r} is not known.", f"Allowed: {', '.join(METHODS)}.")
     z, a, s = latents.float(), 1.0, 0.0
     for t, a_next, s_next in zip(schedule.timesteps, schedule.signal, schedule.noise, strict=True):
+        if method == "noised":
+            eps = torch.randn(latents[:1].shape, generator=generator(0, "noised", t)).to(z)
+            z = a_next * latents + s_next * eps
+            noise(z, t)  # so that who watches the model sees it at z_t
+            yield z
+            continue
 
         def step(eps, z=z, a=a, s=s, a_next=a_next, s_next=s_next):
             return a_next * (z - s * eps) / a + s_next * eps
