@@ -2,9 +2,9 @@
 
 Works for every base: it only asks for the noise a model predicts. "ddim" guesses the noise at z_t from z_(t-1);
 "renoise" (Garibi et al. 2024, "ReNoise: Real Image Inversion Through Iterative Noising") repeats the guess at the point
-it leads to, a fixed-point iteration, and averages the last guesses. Both carry on whatever the model fails to explain in
-a picture; a weak base leaves the latents it knows that way (their deviation grows several times over). For such a base
-there is "noised" (ours): no inversion, every z_t is the clean latents under fresh noise, the same for all pictures.
+it leads to, a fixed-point iteration, and averages the last guesses. Both carry on what the model fails to explain in a
+picture, and so leave the latents that a weak base knows (their deviation grew sixfold on one). For such a base there is
+"noised" (ours): no inversion, every z_t is the clean latents under fresh noise, the same for all pictures.
 """
 
 from __future__ import annotations
