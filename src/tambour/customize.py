@@ -275,7 +275,7 @@ def _sheet(told: Report, style: Style, base: Base, pair: Pair, seed: int) -> Ite
     for record in apply(style, designs, base=base, seed=seed):
         if isinstance(record, Result):
             results.append(record.image)
-            how = ", guided by drawn stitches" if record.guided else ""
+            how = " (guided)" if record.guided else ""
         else:
             yield Progress("sheet", record.step, record.total, record.message, record.values)
     grounded = [flatten(design, style.fabric) for design in designs]
