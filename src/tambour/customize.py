@@ -111,6 +111,7 @@ def learn(
                         with everything():
                             sample = _sample(base, recipe, adapter, reference, fabric, seed)
                         told.image(f"samples/{name.replace(' ', '-')}-{record.step:04d}.png", sample)
+                        told.curves(losses)
             clock.lap(name)
 
         yield from stage("stage one", stage_one(model, reference, recipe.batch), recipe.stage_one)
@@ -125,7 +126,6 @@ def learn(
     style = _style(tensors, choice, pair, words, fabric, recipe, base)
     clock.lap("style")
     if told:
-        told.curves(losses)
         yield from _sheet(told, style, base, pair, seed)
         clock.lap("sheet")
         told.text("recipe.toml", to_toml(recipe_values(recipe)))

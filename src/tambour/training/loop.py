@@ -100,10 +100,11 @@ def train(
                 total = sum(step.weights.get(key, 1.0) * loss for key, loss in losses.items())
                 (total * scale).backward()
             values |= {key: loss.item() for key, loss in losses.items()}
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             if scale != 1.0:
-                for parameter in parameters:
-                    parameter.grad.div_(scale)
-            if all(math.isfinite(loss) for loss in values.values()):
+                torch._foreach_div_(gradients, scale)
+            overflowed = half and not all(bool(gradient.isfinite().all()) for gradient in gradients)
+            if not overflowed and all(math.isfinite(loss) for loss in values.values()):
                 optimizers[step.updates].step()
             optimizers[step.updates].zero_grad(set_to_none=True)
         bad = [key for key, value in values.items() if not math.isfinite(value)]
