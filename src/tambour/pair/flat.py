@@ -79,9 +79,9 @@ def find_fabric(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bare fabric around the motif in a segmented photo: (H, W) bool, and its mean Lab colour (3,).
 
-    Fabric is what the photo's border mostly shows, where it hangs together with the border; the shades of it that touch
-    the border too; and areas further in that have both its colour and its texture (`contrast`, of any size). If that is
-    nearly everything or nothing, the embroidery fills the photo and nothing is fabric.
+    Fabric is the colour that the photo's border mostly shows, in all its shades, where they hang together with the
+    border; and areas further in that have both its colour and its texture (`contrast`, of any size). If that is less
+    than half of the border, or nearly the whole photo, or nearly nothing, the embroidery fills the photo: no fabric.
     """
     height, width = labels.shape
     contrast = cv2.resize(contrast**2, (width, height), interpolation=cv2.INTER_AREA)
@@ -90,23 +90,29 @@ def find_fabric(
     rim = np.ones(labels.shape, bool)
     rim[band:-band, band:-band] = False
     border = np.bincount(labels[rim], minlength=len(colours)) / rim.sum()
-    kinds = border >= min(0.1, border.max())
-    area = np.bincount(labels.ravel(), minlength=len(colours))
-    main = int(np.where(kinds, area, 0).argmax())
-    shade = np.sqrt(_difference(colours - colours[main], (colours + colours[main]) / 2)) < 1.5 * MERGE
+    main = int(border.argmax())
+    off = colours - colours[main]
+    shade = np.sqrt(_difference(off, (colours + colours[main]) / 2)) < 1.7 * MERGE
     fabric = np.zeros(labels.shape, bool)
+    usual = np.median(energy[labels == main])
+    for k in np.flatnonzero((border > 0.02) & (np.hypot(off[:, 1], off[:, 2]) < 12) & (np.abs(off[:, 0]) < 35)):
+        shade[k] |= abs(np.median(energy[labels == k]) - usual) < 0.8  # folds, in warmer or colder light
+    if border[shade].sum() < 0.5:
+        return fabric, colours[main]
     inner = []  # areas that may be fabric although they do not touch the border
-    for k in np.flatnonzero(kinds | shade):
+    for k in np.flatnonzero(shade):
         _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == k).astype(np.uint8), connectivity=4)
         touching = np.bincount(parts[rim], minlength=len(stats)) > 0
         touching[0] = False
         fabric |= touching[parts]
         inner += [parts == i for i in np.flatnonzero(~touching & (stats[:, 4] > 0.0003 * labels.size)) if i]
-    usual, colour = np.median(energy[fabric]), lab[fabric & shade[labels]].mean(0)
+    usual = np.median(energy[fabric])
+    colour = lab[fabric].mean(0)
     for here in inner:
         off = lab[here].mean(0) - colour
-        if np.sqrt(_difference(off, colour + off / 2)) < MERGE and abs(np.median(energy[here]) - usual) < 0.7:
+        if np.sqrt(_difference(off, colour + off / 2)) < 1.7 * MERGE and abs(np.median(energy[here]) - usual) < 0.7:
             fabric |= here
+    ground = lab[fabric].mean(0)
     if fabric.mean() > 0.2:  # the frame of a hoop, the table at a corner: small, and cut by the border
         _, parts, stats, _ = cv2.connectedComponentsWithStats((~fabric).astype(np.uint8), connectivity=4)
         cut = np.bincount(parts[rim], minlength=len(stats)) > 0
@@ -115,7 +121,7 @@ def find_fabric(
         fabric |= cut[parts]
     if not 0.03 < fabric.mean() < 0.97:
         fabric = np.zeros(labels.shape, bool)
-    return fabric, lab[fabric & shade[labels]].mean(0) if fabric.any() else colours[main]
+    return fabric, ground
 
 
 def stitch_period(rgb: np.ndarray, mask: np.ndarray | None = None) -> float:
