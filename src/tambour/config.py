@@ -28,7 +28,7 @@ class Lora:
 
     rank: int = 32
     alpha: float = 32.0
-    convolutions: bool = False  # also the resnet convolutions beside each attention block (our option; the paper: False)
+    convolutions: bool = False  # also the resnet convolutions beside each attention block (ours; the paper: False)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def _build(cls: type, values: dict, where: str):
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise InputError(f"Recipe key {where}{unknown[0]!r} is not known.", f"Allowed here: {', '.join(sorted(known))}.")
+        allowed = ", ".join(sorted(known))
+        raise InputError(f"Recipe key {where}{unknown[0]!r} is not known.", f"Allowed here: {allowed}.")
     built = {}
     for key, value in values.items():
         kind = hints[key]
