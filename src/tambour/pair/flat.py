@@ -180,14 +180,19 @@ def rolling_guidance(lab: np.ndarray, sigma: float, rounds: int = 5, edge: float
     return guide
 
 
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Product summed over the three channels: (..., 3), (..., 3) -> (...); far faster than `sum(-1)`."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+
+
 def _shading(off: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Squared Lab differences (..., 3) around `mean` -> what more or less light explains, and what it does not (...).
 
     Light on one colour moves it on a ray through (L, a, b) = (-16, 0, 0).
     """
     ray = mean + np.array([16, 0, 0], np.float32)
-    along = (off * ray).sum(-1) ** 2 / (ray * ray).sum(-1)
-    return along, np.maximum((off * off).sum(-1) - along, 0)
+    along = _dot(off, ray) ** 2 / _dot(ray, ray)
+    return along, np.maximum(_dot(off, off) - along, 0)
 
 
 def _difference(off: np.ndarray, mean: np.ndarray) -> np.ndarray:
