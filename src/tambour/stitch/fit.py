@@ -29,7 +29,7 @@ WIDTHS = (3.5, 5.5, 8.5, 13.0, 20.0)  # px, thread widths of the atlas
 _PROPORTIONS = {"satin": (28.0,), "cross": (3.1,), "knot": (2.6, 3.4), "sequin": (4.5, 6.0), "chenille": (1.3, 1.8)}
 _SHAPED = {"chain": "contour", "chenille": "contour"}  # the others: "axis"
 # Nearly all embroidery is filled with satin or tatami, so the others must fit better by this much.
-_RARITY = {"satin": 0.0, "tatami": 0.0, "cross": 0.08, "chain": 0.12, "running": 0.2, "knot": 0.05, "chenille": 0.14,
+_RARITY = {"satin": 0.0, "tatami": 0.0, "cross": 0.08, "chain": 0.12, "running": 0.1, "knot": 0.05, "chenille": 0.14,
            "sequin": 0.2}  # fmt: skip
 _STEPS = {"thread_width": 0.22, "stitch_length": 0.2, "density": 0.08, "relief": 0.25, "twist": 0.25, "sheen": 0.25,
           "pile": 0.25}  # fmt: skip
@@ -54,11 +54,18 @@ def fit_stitch(photo: Image.Image | np.ndarray, mask: np.ndarray | None = None, 
         )
     mask = np.ones(pixels.shape[:2], bool) if mask is None or not np.any(mask) else np.asarray(mask, bool)
     target = _read(pixels, mask)
-    rough = [_refine(stitch, target, _LOGARITHMIC, 2) for stitch in _leaders(target, _possible(pixels, mask))]
-    rough = sorted(rough, key=lambda found: found[1])[:3]
-    stitch, _ = min((_refine(stitch, target, tuple(_STEPS), 2) for stitch, _ in rough), key=lambda found: found[1])
-    stitch = _with_pitch(stitch, pixels, mask)
-    angle, field = _direction(pixels, mask, stitch)
+    period, across = dominant_period(pixels, mask)
+    leaders = _leaders(target, _possible(pixels, mask))
+    leaders = dict.fromkeys(leaders + [_with_pitch(stitch, period, 1.5) for stitch in leaders])  # without repeats
+    rough: dict[str, tuple[Stitch, float]] = {}
+    for stitch in leaders:
+        found = _refine(stitch, target, _LOGARITHMIC, 2)
+        if stitch.family not in rough or found[1] < rough[stitch.family][1]:
+            rough[stitch.family] = found
+    best = sorted(rough.values(), key=lambda found: found[1])[:3]
+    stitch, _ = min((_refine(stitch, target, tuple(_STEPS), 2) for stitch, _ in best), key=lambda found: found[1])
+    stitch = _with_pitch(stitch, period, 1.4)
+    angle, field = _direction(pixels, mask, stitch, across if period else None)
     ratio = SCALE / px_per_mm
     lengths = {name: float(np.clip(getattr(stitch, name) * ratio, *RANGES[name])) for name in _LOGARITHMIC}
     return replace(stitch, angle=angle, angle_field=field, **lengths)
@@ -189,8 +196,8 @@ def _refine(stitch: Stitch, target: np.ndarray, names: tuple[str, ...], rounds: 
     return stitch, distance
 
 
-def _direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch) -> tuple[float, str]:
-    """Thread angle in degrees and angle field.
+def _direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch, across: float | None) -> tuple[float, str]:
+    """Thread angle in degrees and angle field. `across`: radians, the direction in which the texture repeats, or None.
 
     Threads that run one way over the whole photo (by the structure tensor) give "constant", with the angle across
     which the rows repeat; else each region had its own direction: "axis" for satin and tatami, "contour" for families
@@ -208,18 +215,17 @@ def _direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch) -> tuple[fl
     coherence = np.hypot(cosine, sine) / max(float((weight * power).sum()), 1e-6)
     if stitch.family != "sequin" and coherence < 0.25:
         return 0.0, "axis" if stitch.family in ("satin", "tatami") else "contour"
-    period, across = dominant_period(pixels, mask)
-    if period == 0.0:
+    if across is None:
         across = 0.5 * np.arctan2(sine, cosine)
     return float((np.degrees(across) + 180) % 180 - 90), "constant"
 
 
-def _with_pitch(stitch: Stitch, pixels: np.ndarray, mask: np.ndarray) -> Stitch:
-    """Correct the thread width by the distance at which the rows repeat, where that is near what was fitted."""
-    if stitch.family not in ("satin", "tatami", "running", "chenille"):
+def _with_pitch(stitch: Stitch, period: float, most: float) -> Stitch:
+    """The thread width at which rows repeat every `period` px, if that is within a factor `most` of what it was."""
+    ratio = period * stitch.density / (stitch.thread_width * SCALE)
+    if stitch.family not in ("satin", "tatami", "running", "chenille") or not 1 / most < ratio < most:
         return stitch
-    ratio = dominant_period(pixels, mask)[0] * stitch.density / (stitch.thread_width * SCALE)
-    return replace(stitch, thread_width=stitch.thread_width * ratio) if 0.7 < ratio < 1.4 else stitch
+    return replace(stitch, thread_width=float(np.clip(stitch.thread_width * ratio, *RANGES["thread_width"])))
 
 
 if __name__ == "__main__":
