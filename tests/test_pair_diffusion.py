@@ -170,3 +170,17 @@ def test_a_broken_folder_is_named(folder, tmp_path):
     (tmp_path / "tile").mkdir()
     with pytest.raises(BaseModelError, match="tile"):
         load_pipeline(Sources(str(folder / "base"), str(folder / "canny"), str(tmp_path / "tile")), "cpu", "float32")
+
+
+def test_the_command_line_takes_this_route(folder, tmp_path, monkeypatch, capsys):
+    from tambour.cli import main
+
+    monkeypatch.setattr(diffusion, "Settings", lambda: TINY)
+    photo().save(tmp_path / "photo.png")
+    flat = tmp_path / "flat.png"
+    command = ["pair", str(tmp_path / "photo.png"), "-o", str(flat), "--route", "sd3", "--models", str(folder)]
+    assert main([*command, "--describe", "a red square"]) == 0
+    told = capsys.readouterr()
+    assert str(flat) in told.out and "pair" in told.err
+    with Image.open(flat) as design:
+        assert design.size == (90, 60)

@@ -196,12 +196,42 @@ def inspect(style: str | Path) -> Style:
     return _style(style)
 
 
-def pair(photo: Picture) -> Pair:
-    """The flat design of an embroidery photo, made without a model, with the photo and the mask of its stitches."""
-    from tambour.images import flatten
-    from tambour.pair.flat import make_design
+def pair(
+    photo: Picture,
+    *,
+    route: Literal["flat", "sd3"] = "flat",
+    describe: str | None = None,
+    models: str | Path | None = None,
+    seed: int = 0,
+    progress: Watch | None = None,
+) -> Pair:
+    """The flat design of an embroidery photo, with the photo and the mask of its stitches (method, section 1).
 
-    return make_design(flatten(_picture(photo)))
+    Args:
+        photo: a picture of an embroidery.
+        route: "flat" needs no model; "sd3" is the paper's: Stable Diffusion 3 under two ControlNets, for a GPU.
+        describe: what the photo shows, in a few words; for "sd3" only.
+        models: folder with `base`, `canny` and `tile` in diffusers' layout, in place of the hub's; for "sd3" only.
+        seed: the same seed gives the same design; for "sd3" only.
+
+    Raises:
+        InputError: the photo cannot be used, or a setting belongs to the other route.
+        BaseModelError: the models of "sd3" cannot be loaded.
+    """
+    from tambour.images import flatten
+    from tambour.pair import flat
+
+    if route not in ("flat", "sd3"):
+        raise InputError(f"Pair route {route!r} is not known.", "Allowed: flat, sd3.")
+    image = flatten(_picture(photo))
+    if route == "flat":
+        if describe is not None or models is not None:
+            raise InputError("A description and models serve the pair route sd3 only.", "Choose it, or leave them out.")
+        return flat.make_design(image)
+    from tambour.pair import diffusion
+
+    pipeline = diffusion.load_pipeline(models and diffusion.Sources.under(Path(models)))
+    return diffusion.make_design(image, pipeline, describe or "", seed=seed, watch=progress)
 
 
 def stitch(

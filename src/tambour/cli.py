@@ -177,14 +177,25 @@ def pair(
     photo: Photo,
     output: Annotated[Path, typer.Option("-o", "--output", help="Flat design to write.", show_default=False)],
     mask: Annotated[Path | None, typer.Option("--mask", help="Also write the mask of the stitches.")] = None,
+    route: Annotated[
+        Literal["flat", "sd3"], typer.Option("--route", help="flat: no model. sd3: the paper's, for a GPU.")
+    ] = "flat",
+    describe: Describe = None,
+    models: Annotated[
+        Path | None, typer.Option("--models", help="sd3: folder with base, canny and tile, else from the hub.")
+    ] = None,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Make the flat design of an embroidery photo, without a model."""
+    """Make the flat design of an embroidery photo; `learn --design` takes it, mended by hand or not."""
     import tambour
     from tambour.images import save_image
 
     targets = [_writable(path, overwrite) for path in (output, mask) if path is not None]
-    made = tambour.pair(photo)
+    with _watching(quiet) as progress:
+        settings = dict(route=route, describe=describe, models=models, seed=seed)
+        made = tambour.pair(photo, **settings, progress=progress)
     for picture, target in zip((made.design, made.mask), targets, strict=False):
         save_image(picture, target, overwrite)
     _print_lines(targets)

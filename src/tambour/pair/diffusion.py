@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from tambour.errors import BaseModelError
 from tambour.images import fit, flatten, rgb_to_lab, tile_condition
 from tambour.pair.flat import Pair
 from tambour.pair.flat import make_design as make_flat_design
+from tambour.progress import Progress
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusion3ControlNetPipeline
@@ -44,6 +46,11 @@ class Sources:
     base: str = "stabilityai/stable-diffusion-3-medium-diffusers"
     canny: str = "InstantX/SD3-Controlnet-Canny"
     tile: str = "InstantX/SD3-Controlnet-Tile"
+
+    @classmethod
+    def under(cls, folder: Path) -> Sources:
+        """The folders `base`, `canny` and `tile` in `folder`."""
+        return cls(*(str(folder / part) for part in ("base", "canny", "tile")))
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,11 @@ def soft_edges(image: Image.Image) -> Image.Image:
 
 
 def load_pipeline(
-    sources: Sources | None = None, device: str = "cuda", dtype: str = "float16"
+    sources: Sources | None = None, device: str | None = None, dtype: str | None = None
 ) -> StableDiffusion3ControlNetPipeline:
     """diffusers' own SD3 pipeline with both ControlNets; safetensors only, without the T5 encoder (9 GB, little gain).
+
+    `device` None: the GPU if there is one. `dtype` None: float16 on a GPU, float32 elsewhere.
 
     Raises:
         BaseModelError: a part is not here and cannot be fetched (offline, licence not accepted), or does not fit.
@@ -90,6 +99,8 @@ def load_pipeline(
     from tambour.base.quiet import quiet
 
     sources = sources or Sources()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("float16" if device.startswith("cuda") else "float32")
     options = {"use_safetensors": True, "dtype": getattr(torch, dtype)}
     name = sources.base
     try:
@@ -120,11 +131,13 @@ def make_design(
     description: str = "",
     settings: Settings | None = None,
     seed: int = 0,
+    watch: Callable[[Progress], object] | None = None,
 ) -> Pair:
     """Flatten the photo of an embroidery with `pipeline` (from `load_pipeline`); any size and aspect ratio.
 
     `description`: what the photo shows, put before the fixed prompt (the paper asks a tagger for it). The mask is that
     of the route without a model. The same seed gives the same design on the same machine.
+    `watch` is called with the progress after every step.
     """
     import torch
 
@@ -134,6 +147,12 @@ def make_design(
     grid = math.lcm(8, pipeline.vae_scale_factor * pipeline.transformer.config.patch_size)
     small = fit(photo, settings.size, grid)
     generator = torch.Generator("cpu").manual_seed(seed)
+
+    def told(_pipeline, step: int, _timestep, values: dict) -> dict:
+        if watch is not None:
+            watch(Progress("pair", step + 1, settings.steps))
+        return values
+
     devices = [pipeline.device] if pipeline.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the pipeline draws the conditions' latents without a generator
         torch.manual_seed(seed)
@@ -147,6 +166,7 @@ def make_design(
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             generator=generator,
+            callback_on_step_end=told,
         ).images[0]
     return Pair(_undo_fit(design, photo.size), photo, make_flat_design(photo).mask)
 
