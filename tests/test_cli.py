@@ -116,7 +116,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_file(
     output = tmp_path / "style.safetensors"
     learn = ["learn", str(photo), "-o", str(output), "--base", str(toy), "--recipe", str(recipe), "--quiet"]
     code = "import sys; from tambour.cli import main; sys.exit(main())"
-    for sign in ("stage-one.pt", "stage-two.pt"):
+    for sign in ("stage-one.safetensors", "stage-two.safetensors"):
         child = subprocess.Popen([sys.executable, "-c", code, *learn], stderr=subprocess.DEVNULL)
         while not (work_folder(output) / sign).exists() and child.poll() is None:
             time.sleep(0.005)
@@ -146,11 +146,11 @@ def test_unfinished_work_of_another_command_is_kept(
     work = work_folder(output)
     work.mkdir()
     (work / "plan.json").write_text('{"seed": 3}')
-    (work / "stage-one.pt").write_bytes(b"work of hours")
+    (work / "stage-one.safetensors").write_bytes(b"work of hours")
     command = ["learn", photo, "-o", output, "--base", toy, "--recipe", recipe]
     code, _, err = run(capsys, *command)
     assert code == 2 and "seed" in err and "--overwrite" in err
-    assert (work / "stage-one.pt").read_bytes() == b"work of hours"
+    assert (work / "stage-one.safetensors").read_bytes() == b"work of hours"
     assert run(capsys, *command, "--overwrite")[0] == 0
     assert output.exists() and not work.exists()
 
@@ -230,6 +230,17 @@ def test_words(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert run(capsys, "imagine", style, "a yellow dog", "-o", tmp_path / "dogs", "-n", 2)[0] == 0
     assert (tmp_path / "dogs" / "01.png").read_bytes() == (tmp_path / "dog.png").read_bytes()
     assert (tmp_path / "dogs" / "02.png").exists()
+
+
+def test_a_base_that_is_weak_at_words_says_so(
+    style: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weak = tmp_path / "weak.toml"
+    weak.write_text(recipe.read_text().replace("[sampling]", '[sampling]\nwarning = "Words mean little here."'))
+    command = ["imagine", style, "a red star", "-o", tmp_path / "star.png", "--recipe"]
+    assert "Note: Words mean little here." in run(capsys, *command, weak)[2]
+    assert "Note" not in run(capsys, *command, recipe)[2]
+    assert "Note" not in run(capsys, *command, weak, "-q")[2]
 
 
 def test_plans_of_the_others(style: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

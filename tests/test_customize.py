@@ -162,7 +162,12 @@ for record in customize.learn({str(photo)!r}, base={base.name!r}, recipe=RECIPE,
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    for part in ("complement/.02.png.7.tmp", ".stage-two.pt.7.tmp", ".blocks.json.7.tmp", "pair/.mask.png.7.tmp"):
+    for part in (
+        "complement/.02.png.7.tmp",
+        ".stage-two.safetensors.7.tmp",
+        ".blocks.json.7.tmp",
+        "pair/.mask.png.7.tmp",
+    ):
         (work / part).write_bytes(b"half a fi")
     (work / "complement" / "02-design.png").unlink(missing_ok=True)
     _, style = finish(learn(photo, base=base, recipe=RECIPE, seed=1, work=work))

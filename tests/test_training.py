@@ -357,7 +357,7 @@ def run(base, folder, *, iterations, stop=None, stage="one", seed=3):
             steps,
             numbers,
             seed=seed,
-            checkpoint=folder / "state.pt",
+            checkpoint=folder / "state.safetensors",
             every_seconds=0,
             curves=curves,
         )

@@ -165,6 +165,9 @@ def imagine(
     def draw(done: int, progress: Callable) -> list[Result]:
         return tambour.imagine(told, prompt, n=n - done, seed=seed + done, **settings, progress=progress)
 
+    warning = tambour.drawing_recipe(told, recipe).sampling.warning
+    if warning:
+        _say(quiet, f"Note: {warning}")
     _draw(draw, output, targets, [style], {"prompt": prompt, "seed": seed, **settings}, overwrite, quiet)
     _print_lines(targets)
 

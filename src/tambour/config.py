@@ -102,6 +102,7 @@ class Sampling:
     blur_kernel: int = 15  # Gaussian kernel of the tile condition, px at `size`
     canny_low: int = 100
     canny_high: int = 200
+    warning: str = ""  # told to who draws from words alone
     guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper); "stitches", its drawn stitches
     guide_strength: float = 0.6  # SDEdit strength when starting from the stitch guide
     firm: Edges = field(default_factory=Edges)

@@ -102,7 +102,7 @@ def learn(
 
         def stage(name: str, steps, numbers) -> Iterator[Progress]:
             """Train one stage; at half time and at the end a sample is drawn for the report."""
-            state = work / f"{name.replace(' ', '-')}.pt"
+            state = work / f"{name.replace(' ', '-')}.safetensors"
             common = dict(seed=seed, every_seconds=recipe.training.checkpoint_seconds, curves=losses[name])
             with unet_alone(base, bool(recipe.training.tile)) as everything:
                 for record in train(name, adapter, steps, numbers, checkpoint=state, **common):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from tambour.base import generator
 from tambour.config import Stage, StageTwo
@@ -66,28 +69,8 @@ def train(
     scale = _FLOAT16_SCALE if half else 1.0
     done = 0
 
-    def save() -> None:
-        """Every mutable thing of a stage."""
-        state = {
-            "iterations": done,
-            "parameters": {key: parameter.detach() for key, parameter in adapter.theta_a.items()},
-            "optimizers": {key: optimizer.state_dict() for key, optimizer in optimizers.items()},
-            "curves": curves,
-        }
-        temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, checkpoint)
-
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        done = state["iterations"]
-        restore(adapter, state["parameters"])
-        for key, optimizer in optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][key])
-        curves.update(state["curves"])
+        done = _continue(checkpoint, adapter, optimizers, curves)
         yield Progress(name, done, stage.iterations, "resumed")
 
     saved = time.monotonic()
@@ -117,9 +100,50 @@ def train(
             curves.setdefault(key, []).append(value)
         done += 1
         if done == stage.iterations or time.monotonic() - saved >= every_seconds:
-            save()
+            _keep(checkpoint, adapter, optimizers, curves, done)
             saved = time.monotonic()
         yield Progress(name, done, stage.iterations, values=values)
+
+
+Optimizers = Mapping[str, torch.optim.Adam]
+
+
+def _keep(
+    checkpoint: Path, adapter: Adapter, optimizers: Optimizers, curves: Mapping[str, list[float]], done: int
+) -> None:
+    """Write everything that changes in a stage, whole or not at all."""
+    tensors = {f"parameters/{key}": parameter for key, parameter in adapter.theta_a.items()}
+    for name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizers/{name}/{index}/{key}": value for key, value in state.items()}
+    notes = {"iterations": str(done), "curves": json.dumps(curves)}
+    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, notes)
+    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, checkpoint)
+
+
+def _continue(checkpoint: Path, adapter: Adapter, optimizers: Optimizers, curves: dict[str, list[float]]) -> int:
+    """Put back what `_keep` wrote; the iterations done."""
+    states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+    parameters = {}
+    with safe_open(checkpoint, "pt") as file:
+        notes = file.metadata()
+        for path in file.keys():  # noqa: SIM118 (not a dict)
+            kind, _, rest = path.partition("/")
+            if kind == "parameters":
+                parameters[rest] = file.get_tensor(path)
+            else:
+                name, index, key = rest.split("/")
+                states[name]["state"].setdefault(int(index), {})[key] = file.get_tensor(path)
+    restore(adapter, parameters)
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(states[name])
+    curves.update(json.loads(notes["curves"]))
+    return int(notes["iterations"])
 
 
 def restore(adapter: Adapter, parameters: Mapping[str, torch.Tensor]) -> None:
