@@ -323,3 +323,11 @@ def test_contact_sheet():
     assert np.asarray(sheet).std() > 10
     with pytest.raises(InputError):
         images.contact_sheet([[]])
+
+
+def test_padding_repeats_the_rim_and_can_be_undone():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (21, 50, 4), np.uint8))
+    padded, frame = images.pad(picture, 16)
+    assert padded.size == (64, 32) and padded.crop(frame).tobytes() == picture.tobytes()
+    assert padded.getpixel((0, 0)) == picture.getpixel((0, 0))
+    assert images.pad(padded, 16) == (padded, (0, 0, 64, 32))

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image
 from tambour.base import Base, generator, load
 from tambour.config import Edges, Recipe, Sampling, recipe_from
 from tambour.errors import InputError, StyleError
-from tambour.images import canny_condition, correct_colours, fit, flatten, open_image, tile_condition, to_image
+from tambour.images import canny_condition, correct_colours, fit, flatten, open_image, pad, tile_condition, to_image
 from tambour.progress import Progress
 from tambour.stitch import Fabric, Stitch, render
 from tambour.stitch.regions import find_regions
@@ -71,8 +71,8 @@ def apply(
     Args:
         style: from `read_style`.
         designs: pictures or their files. Transparent parts are put on the style's fabric colour.
-        base: a loaded base, or its name; None: the style's own, on the CPU.
-        size: longer side of the results, px (sides are rounded to what the base can draw); None: the recipe's.
+        base: a loaded base, or its name; None: the style's own, on the GPU if there is one.
+        size: longer side of the results, px; None: the recipe's.
         strength: how much is redrawn, 0 to 1; None: the recipe's for these `edges` (or for the guide).
         edges: "firm" keeps borders and colours (Tile, Canny, colour correction), "free" lets raised material change
             them (Tile alone).
@@ -115,7 +115,7 @@ def apply(
 
     weights = {kind: getattr(setting, kind) for kind in ("tile", "canny") if getattr(setting, kind) > 0}
     yield Progress("apply", 0, 1, "loading the base model")
-    base = _loaded(base, style, tuple(weights))
+    base = _loaded(base, style, recipe, tuple(weights))
     pipeline = base.image_pipeline(tuple(weights))
     steps = _steps_left(base, sampling.steps, strength)
     total = len(designs) * samples * steps
@@ -128,7 +128,7 @@ def apply(
     statistics = np.asarray(style.statistics, np.float32)
     with attached(base, style, sampling.lora_scale):
         for index in range(len(designs)):
-            fitted = fit(_open(designs, index, size, transparent), size, base.pixel_multiple)
+            fitted, frame = pad(fit(_open(designs, index, size, transparent), size), base.pixel_multiple)
             flat = flatten(fitted, style.fabric)
             start = _stitched(fitted, style, seed) if guided else flat
             conditions = _conditions(flat, tuple(weights), sampling, size)
@@ -149,7 +149,7 @@ def apply(
                     best = Result(image, scores, seed + sample, index, guided)
             if transparent:
                 best.image.putalpha(fitted.getchannel("A"))
-            yield best
+            yield replace(best, image=best.image.crop(frame))
 
 
 def imagine(
@@ -174,7 +174,7 @@ def imagine(
         raise InputError(f"n {n!r} is out of range.", "Draw at least one.")
     size = _size(size, recipe.sampling)
     yield Progress("imagine", 0, 1, "loading the base model")
-    base = _loaded(base, style, ())
+    base = _loaded(base, style, recipe, ())
     pipeline = base.text_pipeline()
     steps = _steps_left(base, recipe.sampling.steps, 1.0)
     words = prompt.strip()
@@ -221,9 +221,9 @@ def _open(designs: Sequence[Design], index: int, size: int, transparent: bool) -
     return image
 
 
-def _loaded(base: Base | str | None, style: Style, controlnets: tuple[str, ...]) -> Base:
+def _loaded(base: Base | str | None, style: Style, recipe: Recipe, controlnets: tuple[str, ...]) -> Base:
     if not isinstance(base, Base):
-        base = load(base or style.base, controlnets=controlnets)
+        base = load(base or style.base, dtype=recipe.precision, controlnets=controlnets)
     check_base(style, base)
     return base
 

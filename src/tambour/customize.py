@@ -310,7 +310,7 @@ def _numbers(recipe: Recipe | str | Path | None, base: str | Path | Base) -> Rec
 def _base(base: str | Path | Base, recipe: Recipe) -> Base:
     """The base, on the GPU if there is one, with the recipe's precision and ControlNets."""
     if not isinstance(base, Base):
-        base = load(base, device="cuda" if torch.cuda.is_available() else "cpu", dtype=recipe.precision)
+        base = load(base, dtype=recipe.precision)
     if recipe.training.tile and "tile" not in base.controlnets:
         raise BaseModelError(f"Base {base.name!r} has no ControlNet 'tile'.", "Set training.tile to 0 in the recipe.")
     if recipe.crop % base.pixel_multiple:

@@ -218,6 +218,17 @@ def fit(image: Image.Image, longer: int, multiple: int = 1) -> Image.Image:
     return image.resize((wide, high), Image.Resampling.LANCZOS, box=box)
 
 
+def pad(image: Image.Image, multiple: int) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """Repeat the outermost pixels until both sides are multiples of `multiple`: the picture, and where the old one is
+    in it (left, top, right, bottom), for `Image.crop`.
+    """
+    spare = [-side % multiple for side in image.size]
+    left, top = (one // 2 for one in spare)
+    rims = ((top, spare[1] - top), (left, spare[0] - left), (0, 0))
+    padded = Image.fromarray(np.pad(np.asarray(image), rims, mode="edge"))
+    return padded, (left, top, left + image.width, top + image.height)
+
+
 # --- tensors ------------------------------------------------------------------------------------------------------
 
 

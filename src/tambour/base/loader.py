@@ -45,13 +45,17 @@ _SDXL = {
 
 
 def load(
-    name_or_path: str | Path, *, device: str = "cpu", dtype: str = "float32", controlnets: Sequence[str] = CONTROLS
+    name_or_path: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    controlnets: Sequence[str] = CONTROLS,
 ) -> Base:
     """Load a base model.
 
     Args:
         name_or_path: "mini" (bundled), "sdxl" (the hub's, about 12 GB at the first use) or a base folder.
-        device: torch device.
+        device: torch device; None: the GPU if there is one.
         dtype: "float32", "bfloat16" or "float16".
         controlnets: which ControlNets to load; a folder may lack them, which only matters when one is asked for.
 
@@ -60,6 +64,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise BaseModelError(f"dtype {dtype!r} is not known.", f"Allowed: {', '.join(DTYPES)}.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = str(name_or_path)
     folders = _sdxl_folders(controlnets) if name == "sdxl" else _local_folders(name, controlnets)
     classes = _read_json(folders["model_index"])
