@@ -304,6 +304,7 @@ def test_stitch(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> N
         ("learn {photo} -o {out}/s.safetensors --base absent", 4, "absent"),
         ("learn {photo} -o {out}/s.safetensors --recipe absent.toml", 2, "absent.toml"),
         ("learn {photo} -o {out}/s.safetensors --base {toy} --recipe {recipe} --blocks mid", 2, "mid"),
+        ("learn {photo} -o {out}/s.safetensors --stitch crewel", 2, "crewel"),
         ("learn {photo} -o {style}", 5, "already exists"),
         ("learn {photo} -o {out}/s.safetensors --report {report}", 5, "manifest.json already exists"),
         ("apply {photo} {fox} -o {out}/fox.png", 3, "safetensors"),

@@ -38,6 +38,15 @@ def test_a_rendered_stitch_is_found_again(stitch: Stitch) -> None:
         assert (found.angle - stitch.angle + 90) % 180 - 90 == pytest.approx(0, abs=8)
 
 
+def test_a_named_family_is_kept_and_its_width_fitted() -> None:
+    stitch = Stitch("satin", thread_width=0.5, stitch_length=14, angle=35.0, sheen=0.8)
+    rendered = render(picture(), stitch, Fabric("plain"), seed=9)
+    found = fit_stitch(rendered.image, rendered.mask, family="running")
+    assert found.family == "running" and found.thread_width / found.density == pytest.approx(0.5, rel=0.3)
+    with pytest.raises(InputError, match="crewel"):
+        fit_stitch(rendered.image, rendered.mask, family="crewel")
+
+
 def test_scale_and_determinism() -> None:
     rendered = render(picture(), Stitch("satin", stitch_length=14, angle=20.0), seed=2)
     once, again = (fit_stitch(rendered.image, rendered.mask) for _ in range(2))

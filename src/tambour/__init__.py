@@ -63,6 +63,7 @@ def learn(
     seed: int = 0,
     blocks: Sequence[str] | None = None,
     describe: str | None = None,
+    stitch: str | None = None,
     report: str | Path | None = None,
     overwrite: bool = False,
     progress: Watch | None = None,
@@ -79,6 +80,8 @@ def learn(
         seed: the same seed gives the same style.
         blocks: style blocks by name, in place of the automatic choice.
         describe: what the photo shows, in a few words.
+        stitch: the stitch family on the photo, one of `tambour.stitch.FAMILIES`, for the guide; None: the one that
+            fits best.
         report: folder for pictures and plots of every step, and a manifest.
         overwrite: replace `output` and the report, and drop the unfinished work of other calls.
 
@@ -89,10 +92,10 @@ def learn(
     from tambour.style import read_style, write_style
     from tambour.work import check_targets, move, work_folder
 
-    wanted = dict(design=design, base=base, recipe=recipe, seed=seed, blocks=blocks, describe=describe, report=report)
+    wanted = dict(design=design, base=base, recipe=recipe, seed=seed, blocks=blocks, describe=describe, stitch=stitch)
     if output is None:
         with tempfile.TemporaryDirectory(prefix="tambour-") as folder:
-            return _returned(customize(photo, **wanted, work=Path(folder)), progress)
+            return _returned(customize(photo, **wanted, report=report, work=Path(folder)), progress)
     output = Path(output)
     if output.suffix != ".safetensors":
         raise InputError(f"A style file cannot be called {output.name!r}.", "Its name must end in .safetensors.")
@@ -100,7 +103,7 @@ def learn(
     check_targets(folder, [output], overwrite)
     if report is not None and not folder.exists():
         check_targets(folder, [Path(report) / "manifest.json"], overwrite)
-    style = _returned(customize(photo, **wanted, work=folder, overwrite=overwrite), progress)
+    style = _returned(customize(photo, **wanted, report=report, work=folder, overwrite=overwrite), progress)
     write_style(style, folder / output.name, overwrite=True)
     move(folder, [output])
     return read_style(output)
@@ -250,7 +253,7 @@ def stitch(
     Args:
         design: flat art; transparent parts stay bare fabric.
         kind: a stitch, or one of `tambour.stitch.FAMILIES`; None: the family that fits `like`.
-        like: a photo; the stitch is fitted to it.
+        like: a photo; the stitch, of the family of `kind` if that is given, is fitted to it.
         fabric: None: a weave in the design's own background colour.
         size: longer side of the result, px.
         mm: longer side of the result in millimetres; None: 20 px a mm, as the base model sees stitches.
@@ -286,9 +289,8 @@ def choose_stitch(
 
     if like is not None:
         made = pair(fit(flatten(_picture(like)), size))
-        chosen = fit_stitch(made.embroidery, np.asarray(made.mask) > 127, px_per_mm=_scale(size, mm))
-        if kind is not None:
-            chosen = replace(chosen, family=kind) if isinstance(kind, str) else kind
+        family = kind.family if isinstance(kind, Stitch) else kind
+        chosen = fit_stitch(made.embroidery, np.asarray(made.mask) > 127, family=family, px_per_mm=_scale(size, mm))
     elif kind is None:
         raise InputError("No stitch is named.", "Name a family, or a photo to fit a stitch to.")
     else:

@@ -63,6 +63,9 @@ def learn(
     recipe: RecipeFile = None,
     blocks: Annotated[str | None, typer.Option("--blocks", help="Style blocks in place of ours, by comma.")] = None,
     describe: Describe = None,
+    stitch: Annotated[
+        str | None, typer.Option("--stitch", help="Its stitch, where ours is wrong: satin, cross, chain ...")
+    ] = None,
     seed: Seed = 0,
     report: Annotated[Path | None, typer.Option("--report", help="Folder for pictures of every step.")] = None,
     overwrite: Overwrite = False,
@@ -73,7 +76,7 @@ def learn(
     import tambour
 
     named = [name.strip() for name in blocks.split(",")] if blocks is not None else None
-    wanted = dict(design=design, base=base, recipe=recipe, seed=seed, blocks=named, describe=describe)
+    wanted = dict(design=design, base=base, recipe=recipe, seed=seed, blocks=named, describe=describe, stitch=stitch)
     if dry_run:
         _print_plan(_learn_plan(photo, output, report, overwrite, **wanted))
         return
@@ -516,6 +519,7 @@ def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool,
         or f"chosen after inversion ({recipe.analysis.inversion}, {recipe.analysis.steps} steps)",
         "adapter": f"rank {recipe.lora.rank}, alpha {recipe.lora.alpha:g}"
         + (", attention and convolutions" if recipe.lora.convolutions else ", attention"),
+        "stitch": wanted["stitch"] or "fitted to the photo",
         "stage one": f"{recipe.stage_one.iterations} iterations at learning rate {recipe.stage_one.learning_rate:g}",
         "complement": f"{recipe.complement.count} embroideries drawn, {-(-recipe.complement.count // 4)} pairs kept",
         "stage two": f"{recipe.stage_two.iterations} iterations at learning rate {recipe.stage_two.learning_rate:g}",

@@ -25,7 +25,7 @@ from tambour.errors import BaseModelError, InputError
 from tambour.images import contact_sheet, flatten
 from tambour.pair.flat import Pair
 from tambour.progress import Progress
-from tambour.stitch import stitch_values
+from tambour.stitch import default_stitch, stitch_values
 from tambour.stitch.fit import fit_stitch
 from tambour.style import Style
 from tambour.texture import texture_statistics
@@ -54,6 +54,7 @@ def learn(
     seed: int = 0,
     blocks: Sequence[str] | None = None,
     describe: str | None = None,
+    stitch: str | None = None,
     work: Path,
     report: str | Path | None = None,
     overwrite: bool = False,
@@ -68,6 +69,7 @@ def learn(
         seed: decides everything random.
         blocks: style blocks by name, in place of the automatic choice.
         describe: what the photo shows ("red fox"); None: the names of its main colours.
+        stitch: the stitch family on the photo, for the guide; None: the one that fits best.
         work: folder for unfinished work; the same arguments with the same folder continue.
         report: folder for pictures and plots of every step, the final sheet and a manifest.
         overwrite: drop another run's unfinished work.
@@ -79,10 +81,13 @@ def learn(
         BaseModelError: the base cannot be loaded or lacks what the recipe needs.
     """
     inputs = {"photo": fingerprint(photo), "design": design and fingerprint(design)}
+    if stitch is not None:
+        default_stitch(stitch)
     recipe = _numbers(recipe, base)
     base = _base(base, recipe)
     named = None if blocks is None else check_blocks(blocks, base.attention_blocks)
-    chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "recipe": recipe_values(recipe)}
+    chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "stitch": stitch}
+    chosen["recipe"] = recipe_values(recipe)
     claim(Path(work), inputs | chosen | {"fingerprint": base.fingerprint}, overwrite)
     told, clock = report and Report(report), Clock()
 
@@ -123,14 +128,14 @@ def learn(
         tensors = adapter.style_tensors()
 
     yield Progress("style", 0, 1, "reading the stitches")
-    style = _style(tensors, choice, pair, words, fabric, recipe, base)
+    style = _style(tensors, choice, pair, words, fabric, stitch, recipe, base)
     clock.lap("style")
     if told:
         yield from _sheet(told, style, base, pair, seed)
         clock.lap("sheet")
         told.text("recipe.toml", to_toml(recipe_values(recipe)))
         files = {"photo": photo, "design": design}
-        command = _command(files, base, seed, choice if not choice.automatic else None, describe)
+        command = _command(files, base, seed, choice if not choice.automatic else None, describe, stitch)
         facts = {
             "command": command,
             "inputs": {k: {"file": str(v), "sha256": inputs[k]} for k, v in files.items() if v},
@@ -232,6 +237,7 @@ def _style(
     pair: Pair,
     words: str,
     fabric: tuple[int, int, int],
+    family: str | None,
     recipe: Recipe,
     base: Base,
 ) -> Style:
@@ -251,7 +257,7 @@ def _style(
         recipe=recipe_values(recipe),
         description=words,
         fabric=fabric,
-        stitch=stitch_values(fit_stitch(embroidery, mask)) if min(mask.shape) >= 32 else None,
+        stitch=stitch_values(fit_stitch(embroidery, mask, family=family)) if min(mask.shape) >= 32 else None,
         statistics=tuple(float(value) for value in texture_statistics(embroidery, mask)),
         thumbnail=thumbnail.getvalue(),
     )
@@ -284,7 +290,12 @@ def _sheet(told: Report, style: Style, base: Base, pair: Pair, seed: int) -> Ite
 
 
 def _command(
-    files: dict[str, str | Path | None], base: Base, seed: int, named: BlockChoice | None, describe: str | None
+    files: dict[str, str | Path | None],
+    base: Base,
+    seed: int,
+    named: BlockChoice | None,
+    describe: str | None,
+    stitch: str | None,
 ) -> str:
     """The command that does it again, given in the report folder."""
     words = ["tambour", "learn", str(files["photo"]), "-o", "style.safetensors", "--base", base.name]
@@ -292,6 +303,7 @@ def _command(
     words += ["--design", str(files["design"])] if files["design"] else []
     words += ["--blocks", ",".join(named.chosen)] if named else []
     words += ["--describe", describe] if describe else []
+    words += ["--stitch", stitch] if stitch else []
     return shlex.join(words)
 
 

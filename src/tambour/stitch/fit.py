@@ -36,26 +36,36 @@ _STEPS = {"thread_width": 0.22, "stitch_length": 0.2, "density": 0.08, "relief":
 _LOGARITHMIC = ("thread_width", "stitch_length")
 
 
-def fit_stitch(photo: Image.Image | np.ndarray, mask: np.ndarray | None = None, *, px_per_mm: float = SCALE) -> Stitch:
+def fit_stitch(
+    photo: Image.Image | np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    family: str | None = None,
+    px_per_mm: float = SCALE,
+) -> Stitch:
     """Fit family and parameters to the stitches on a photo; about 3 s on one core.
 
     Args:
         photo: RGB picture or (H, W, 3) uint8 array; threads of 3 to 25 px can be told apart.
         mask: (H, W) bool, True where there are stitches; None: everywhere.
+        family: one of FAMILIES, where it is known; None: the one that fits best.
         px_per_mm: the photo's scale. The lengths are such that `render` at this scale gives threads as wide as the
             photo's.
+
     Raises:
-        InputError: the photo is smaller than 32 px a side.
+        InputError: the photo is smaller than 32 px a side, or there is no such family.
     """
     pixels = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
     if min(pixels.shape[:2]) < 32:
         raise InputError(
             f"A photo of {pixels.shape[1]} x {pixels.shape[0]} px shows no stitches.", "Give 32 px a side or more."
         )
+    if family is not None:
+        default_stitch(family)
     mask = np.ones(pixels.shape[:2], bool) if mask is None or not np.any(mask) else np.asarray(mask, bool)
     target = _read(pixels, mask)
     period, across = dominant_period(pixels, mask)
-    leaders = _leaders(target, _possible(pixels, mask))
+    leaders = _leaders(target, (family,) if family else _possible(pixels, mask))
     leaders = dict.fromkeys(leaders + [_with_pitch(stitch, period, 1.5) for stitch in leaders])  # without repeats
     rough: dict[str, tuple[Stitch, float]] = {}
     for stitch in leaders:
