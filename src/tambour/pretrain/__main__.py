@@ -99,7 +99,8 @@ def _stage(args: argparse.Namespace) -> None:
     pictures = data.read_corpus(args.work / "corpus", args.count)
     networks = _networks(args, pictures.caption)
     vae = _vae(args)
-    crops = data.Crops(pictures, lambda x: vae.encode(x).latents * vae.config.scaling_factor, torch.device(args.device))
+    crops = data.Crops(pictures, lambda x: vae.encode(x).latents * vae.config.scaling_factor, torch.device(args.device),
+                       autoencoder.FACTOR)  # fmt: skip
     del pictures
     if args.start:
         train.load_average(args.work / f"{args.start}.safetensors", networks)

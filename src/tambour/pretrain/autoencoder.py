@@ -1,4 +1,4 @@
-"""The autoencoder: diffusers' AutoencoderTiny whose encoder is an exact PCA of 8 x 8 patches, and a trained decoder.
+"""The autoencoder: diffusers' AutoencoderTiny whose encoder is an exact PCA of 4 x 4 patches, and a trained decoder.
 
 A convolutional encoder learnt from scratch needs far more time than it repays; the PCA is exact at once, smooth, and
 its latents (divided by the square root of their deviation) keep the order coarse to fine that diffusion likes.
@@ -16,10 +16,11 @@ from diffusers import AutoencoderTiny
 
 from tambour.pretrain.data import Corpus, to_tensor
 
-FACTOR = 8
-CHANNELS = 16
-WIDTH = 48  # channels of the encoder: 3 x 4 x 4 holds a 4 x 4 patch exactly
+FACTOR = 4
+CHANNELS = 12
+WIDTH = 12  # channels of the encoder: 3 x 2 x 2 holds a 2 x 2 patch exactly
 DECODER_WIDTH = 32
+DECODER_BLOCKS = (4, 2, 0)
 WHITENING = 0.5  # latent = component / deviation ** WHITENING
 RAW_POWER = 0.5  # root mean square of raw latents: the decoder squashes at 3; `scaling_factor` brings them to 1
 
@@ -27,7 +28,7 @@ RAW_POWER = 0.5  # root mean square of raw latents: the decoder squashes at 3; `
 def fit_patches(
     pictures: np.ndarray, rng: np.random.Generator, count: int = 60_000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """PCA of 8 x 8 RGB patches in [0, 1]: basis (c, 3, 8, 8), mean (3, 8, 8), deviation (c,)."""
+    """PCA of 4 x 4 RGB patches in [0, 1]: basis (c, 3, 4, 4), mean (3, 4, 4), deviation (c,)."""
     n, size = len(pictures), pictures.shape[1]
     patches = np.empty((count, 3, FACTOR, FACTOR), np.float32)
     for i in range(count):
@@ -45,34 +46,30 @@ def build(pictures: np.ndarray, rng: np.random.Generator) -> AutoencoderTiny:
     basis, mean, deviation = fit_patches(pictures, rng)
     scale = 1 / deviation**WHITENING
     scale *= RAW_POWER / np.sqrt(np.mean((deviation * scale) ** 2))
-    rows = basis * scale[:, None, None, None]
+    rows = np.float32(basis * scale[:, None, None, None])
     vae = AutoencoderTiny(
-        encoder_block_out_channels=(WIDTH,) * 4,
-        decoder_block_out_channels=(DECODER_WIDTH,) * 4,
-        num_encoder_blocks=(0, 0, 0, 0),
-        num_decoder_blocks=(4, 4, 2, 0),
+        encoder_block_out_channels=(WIDTH,) * 3,
+        decoder_block_out_channels=(DECODER_WIDTH,) * 3,
+        num_encoder_blocks=(0, 0, 0),
+        num_decoder_blocks=DECODER_BLOCKS,
         latent_channels=CHANNELS,
         scaling_factor=1 / RAW_POWER,
     )
-    first, half, quarter, eighth, out = vae.encoder.layers
+    first, half, quarter, out = vae.encoder.layers
     with torch.no_grad():
-        for layer in (first, half, quarter, eighth, out):
+        for layer in (first, half, quarter, out):
             layer.weight.zero_()
         for c in range(3):
             first.weight[c, c, 1, 1] = 1
         first.bias.zero_()
         # A stride-2 convolution with padding 1 sees rows 2i - 1, 2i, 2i + 1: taps 1 and 2 are the 2 x 2 block.
-        for layer, channels in ((half, 3), (quarter, 12)):
-            for c in range(channels):
-                for tap in range(4):
-                    layer.weight[4 * c + tap, c, 1 + tap // 2, 1 + tap % 2] = 1
         for c in range(3):
-            for y in range(8):
-                for x in range(8):
-                    source = 4 * (4 * c + 2 * (y % 2) + x % 2) + 2 * (y // 2 % 2) + x // 2 % 2
-                    eighth.weight[:CHANNELS, source, 1 + y // 4, 1 + x // 4] = torch.from_numpy(
-                        rows[:, c, y, x]
-                    ).float()
+            for y in range(4):
+                for x in range(4):
+                    if y < 2 and x < 2:
+                        half.weight[4 * c + 2 * y + x, c, 1 + y, 1 + x] = 1
+                    source = 4 * c + 2 * (y % 2) + x % 2
+                    quarter.weight[:CHANNELS, source, 1 + y // 2, 1 + x // 2] = torch.from_numpy(rows[:, c, y, x])
         for k in range(CHANNELS):
             out.weight[k, k, 1, 1] = 1
         out.bias.copy_(-torch.from_numpy((rows * mean).sum((1, 2, 3))).float())

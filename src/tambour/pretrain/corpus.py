@@ -161,11 +161,16 @@ WORDS = {"satin": "satin stitch", "tatami": "tatami stitch", "cross": "cross sti
          "knot": "french knots", "chenille": "chenille"}  # fmt: skip
 
 
-def stitch_words(stitch: Stitch, fabric: Fabric) -> str:
-    """A short caption of the stitching: family, thread, fabric."""
-    width = "thick" if stitch.thread_width > 0.5 else "fine"
+def stitch_words(stitch: Stitch, fabric: Fabric, px_per_mm: float) -> str:
+    """A short caption of the stitching: family, thread, direction, fabric. What words say, the model need not guess."""
+    width = stitch.thread_width * px_per_mm
+    size = "fine" if width < 11 else "medium" if width < 15 else "thick"
     sheen = "glossy" if stitch.sheen > 0.6 else "matte"
-    return f"{WORDS[stitch.family]}, {sheen} {width} thread, on {fabric.kind}"
+    lies = {"axis": "along each shape", "contour": "around the outline"}.get(stitch.angle_field)
+    if lies is None:
+        turned = (stitch.angle + 22.5) % 180  # angle: degrees, counted from the horizontal
+        lies = ("level", "sloping one way", "upright", "sloping the other way")[int(turned // 45)]
+    return f"{WORDS[stitch.family]}, {sheen} {size} thread, {lies}, on {fabric.kind}"
 
 
 def _look(kind: str, flat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -211,7 +216,7 @@ def make_picture(seed: int, art: list[Art]) -> tuple[np.ndarray, np.ndarray, str
         stitch = replace(stitch, angle_field="constant")
     scale = float(rng.uniform(*PX_PER_MM))
     picture = np.asarray(render(design, stitch, fabric, seed=seed, px_per_mm=scale).image)
-    return flat, picture, f"{name}, {stitch_words(stitch, fabric)}", family
+    return flat, picture, f"{name}, {stitch_words(stitch, fabric, scale)}", family
 
 
 _art: list[Art] = []

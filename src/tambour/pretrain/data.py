@@ -58,7 +58,7 @@ def edges(design: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Batch:
-    """latents (B, c, s, s); tile, edges (B, 3, 8s, 8s) in [0, 1]; captions; time_ids (B, 6)."""
+    """latents (B, c, s, s); tile, edges (B, 3, f s, f s) in [0, 1]; captions; time_ids (B, 6)."""
 
     latents: torch.Tensor
     tile: torch.Tensor
@@ -71,7 +71,7 @@ class Crops:
     """Latents and conditions of a corpus, made once and kept on the training device; draws aligned random crops."""
 
     def __init__(
-        self, corpus: Corpus, encode: Callable[[torch.Tensor], torch.Tensor], device: torch.device, factor: int = 8
+        self, corpus: Corpus, encode: Callable[[torch.Tensor], torch.Tensor], device: torch.device, factor: int
     ) -> None:
         self.caption, self.factor = corpus.caption, factor
         with torch.no_grad():
@@ -80,7 +80,7 @@ class Crops:
             ])  # fmt: skip
         self.tile = torch.from_numpy(np.stack([blur(d) for d in corpus.design])).to(device)
         self.edges = torch.from_numpy(np.stack([edges(d) for d in corpus.design])).to(device)
-        # How much a design varies around every 8 px cell, so that crops of bare fabric can be refused.
+        # How much a design varies around every latent, so that crops of bare fabric can be refused.
         cells = corpus.design[:, ::factor, ::factor].astype(np.float32)
         self.plain = np.stack([np.abs(c - np.median(c.reshape(-1, 3), 0)).max(-1) < 12 for c in cells])
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler
 from PIL import Image
 
+from tambour.pretrain.autoencoder import FACTOR
 from tambour.pretrain.corpus import TRAINED_FAMILIES
 from tambour.pretrain.data import Corpus, blur, edges, to_tensor
 from tambour.pretrain.model import Networks, scheduler
@@ -33,7 +34,7 @@ def sample(
     steps: int = 20,
     guidance: float = 1.0,
     canny: bool = True,
-    side: int = 64,
+    side: int = 512 // FACTOR,
     seed: int = 0,
 ) -> torch.Tensor:
     """Latents (B, c, side, side) from pure noise, or from `start` noised to `strength`, under conditions."""
@@ -51,7 +52,7 @@ def sample(
         if canny:
             stacked = np.stack([edges(d) for d in designs])[..., None].repeat(3, -1)
             lines = (to_tensor(stacked) + 1).div(2).to(device)
-    size = side * 8
+    size = side * FACTOR
     ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32, device=device).expand(len(captions), -1)
     text, empty = encode_text(networks, captions), encode_text(networks, [""] * len(captions))
     for t in times:

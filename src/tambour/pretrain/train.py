@@ -24,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from tambour.pretrain.data import Batch, Crops
 from tambour.pretrain.model import Networks, scheduler
 
+LONGEST_STEP = 5.0  # s; what is longer was a pause (a stopped process, a sleeping machine) and is not training
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -182,7 +184,7 @@ def run_stage(
         training.step += 1
         training.update_average()
         now = time.monotonic()
-        training.spent, last = training.spent + now - last, now
+        training.spent, last = training.spent + min(now - last, LONGEST_STEP), now
         if now - saved > every or training.spent >= plan.seconds:
             training.save(checkpoint)
             saved = time.monotonic()

@@ -1,0 +1,123 @@
+"""The pretraining of the bundled base, at toy size: exact encoder, aligned crops, captions, exact continuation."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tambour.pretrain import autoencoder, corpus, data, model, train
+from tambour.stitch import Fabric, default_stitch
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def pictures() -> data.Corpus:
+    """Four pictures of coarse and fine squares, each its own design."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (4, SIZE // 8, SIZE // 8, 3)).repeat(8, 1).repeat(8, 2)
+    fine = rng.integers(-20, 20, (4, SIZE // 2, SIZE // 2, 1)).repeat(2, 1).repeat(2, 2)
+    pixels = np.uint8(np.clip(coarse + fine, 0, 255))
+    return data.Corpus(
+        np.uint8(coarse), pixels, np.array([f"red thing {n}" for n in range(4)]), np.array(["satin"] * 4)
+    )
+
+
+@pytest.fixture(scope="module")
+def vae(pictures: data.Corpus):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return autoencoder.build(pictures.picture, np.random.default_rng(1))
+
+
+def test_the_encoder_is_the_pca(pictures: data.Corpus, vae) -> None:
+    basis, mean, deviation = autoencoder.fit_patches(pictures.picture, np.random.default_rng(1))
+    f = autoencoder.FACTOR
+    assert np.allclose(np.einsum("aijk,bijk->ab", basis, basis), np.eye(autoencoder.CHANNELS), atol=1e-5)
+    latents = vae.encode(data.to_tensor(pictures.picture)).latents.numpy()
+    patches = pictures.picture / 255.0
+    patches = patches.reshape(4, SIZE // f, f, SIZE // f, f, 3).transpose(0, 1, 3, 5, 2, 4) - mean
+    wanted = np.einsum("nhwcyx,kcyx->nkhw", patches, basis / deviation[:, None, None, None] ** autoencoder.WHITENING)
+    scale = latents.std() / wanted.std()
+    assert np.allclose(latents, wanted * scale, atol=1e-4)
+    assert np.sqrt((latents**2).mean()) == pytest.approx(
+        autoencoder.RAW_POWER, rel=0.2
+    )  # aligned patches are not all patches
+
+
+def test_the_decoder_learns(pictures: data.Corpus, vae) -> None:
+    losses = []
+    for _, loss in autoencoder.train_decoder(vae, pictures, seconds=60, crop=32, batch=4):
+        losses.append(loss)
+        if len(losses) == 30:
+            break
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+
+
+def test_crops_are_aligned(pictures: data.Corpus, vae) -> None:
+    def encode(image: torch.Tensor) -> torch.Tensor:
+        return vae.encode(image).latents * vae.config.scaling_factor
+
+    f = autoencoder.FACTOR
+    crops = data.Crops(pictures, encode, torch.device("cpu"), f)
+    batch = crops.draw(np.random.default_rng(3), 6, 6)
+    assert batch.latents.shape == (6, autoencoder.CHANNELS, 6, 6)
+    assert (
+        batch.tile.shape == batch.edges.shape == (6, 3, 6 * f, 6 * f) and 0 <= batch.tile.min() <= batch.tile.max() <= 1
+    )
+    whole = encode(data.to_tensor(pictures.picture))
+    for n in range(6):
+        number = int(batch.captions[n].split()[-1])
+        top, left = (int(v) // f for v in batch.time_ids[n, 2:4])
+        assert torch.allclose(batch.latents[n], whole[number, :, top : top + 6, left : left + 6], atol=1e-2)
+        blurred = data.blur(pictures.design[number])[top * f : (top + 6) * f, left * f : (left + 6) * f]
+        assert np.allclose(batch.tile[n].numpy() * 255, blurred.transpose(2, 0, 1), atol=0.01)
+
+
+def test_captions_say_how_the_thread_lies() -> None:
+    stitch = dataclasses.replace(default_stitch("tatami"), angle=20.0, angle_field="constant", thread_width=0.5)
+    told = [
+        corpus.stitch_words(dataclasses.replace(stitch, angle=a), Fabric("felt"), 24.0)
+        for a in (0, 45, 90, -90, -45, 179)
+    ]
+    assert told[0] == told[5] == "tatami stitch, matte medium thread, level, on felt"
+    assert told[2] == told[3] and len({told[0], told[1], told[2], told[4]}) == 4
+    around = dataclasses.replace(stitch, angle_field="contour")
+    assert "around the outline" in corpus.stitch_words(around, Fabric("felt"), 24.0)
+    assert "fine" in corpus.stitch_words(stitch, Fabric("felt"), 20.0)
+
+
+def test_held_out_families_have_no_words() -> None:
+    assert not set(corpus.HELD_OUT_FAMILIES) & set(corpus.WORDS)
+    assert set(corpus.WORDS) == set(corpus.TRAINED_FAMILIES)
+
+
+def test_a_stage_continues_exactly(pictures: data.Corpus, vae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "WIDTHS", (16, 16, 16))
+    tokenizer = model.make_tokenizer([str(c) for c in pictures.caption])
+    encode = lambda image: vae.encode(image).latents * vae.config.scaling_factor  # noqa: E731
+    crops = data.Crops(pictures, encode, torch.device("cpu"), autoencoder.FACTOR)
+    plan = train.StagePlan(seconds=1e9, batch=2, side=8)
+
+    def run(path: Path, steps: int) -> dict[str, torch.Tensor]:
+        training = train.Training(model.build(tokenizer, seed=5), plan)
+        if path.exists():
+            training.load(path)
+        for step, loss, _ in train.run_stage(training, crops, path, every=0.0):
+            assert np.isfinite(loss)
+            if step == steps:
+                break
+        return training.networks.unet.state_dict()
+
+    whole = run(tmp_path / "whole.safetensors", 4)
+    run(tmp_path / "part.safetensors", 2)
+    assert not (tmp_path / "part.tmp").exists()
+    again = run(tmp_path / "part.safetensors", 4)
+    assert all(torch.allclose(whole[key], again[key], atol=1e-6) for key in whole)
+    networks = model.build(tokenizer, seed=6)
+    train.load_average(tmp_path / "whole.safetensors", networks)
+    assert not torch.equal(networks.unet.conv_in.weight, whole["conv_in.weight"])
