@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 import tambour.customize as customize
@@ -24,6 +25,7 @@ from tambour.stitch import Fabric, default_stitch, render
 from tambour.style import read_style, write_style
 from tambour.training.reference import fabric_colour, name_colours, prepare
 from tambour.training.report import to_toml
+from tambour.training.run import few_threads
 
 EDGES = Edges(strength=0.9)
 RECIPE = Recipe(
@@ -48,7 +50,7 @@ def base(toy):
 def quick_fit():
     """Fitting a stitch takes seconds and is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(customize, "fit_stitch", lambda photo, mask: default_stitch("satin"))
+        patch.setattr(customize, "fit_stitch", lambda photo, mask, family=None: default_stitch("satin"))
         yield
 
 
@@ -152,7 +154,7 @@ import os, pathlib, signal
 import tambour.customize as customize
 from tambour.stitch import default_stitch
 from tests.test_customize import RECIPE
-customize.fit_stitch = lambda photo, mask: default_stitch("satin")
+customize.fit_stitch = lambda photo, mask, family=None: default_stitch("satin")
 work = pathlib.Path({str(work)!r})
 for record in customize.learn({str(photo)!r}, base={base.name!r}, recipe=RECIPE, seed=1, work=work):
     if (record.stage, record.step) == ("complement", 2):
@@ -268,3 +270,17 @@ def test_recipes_survive_toml(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe_values(RECIPE)))
     assert read_recipe(path) == RECIPE
+
+
+def test_small_crops_get_one_thread(toy_base):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        side = 48 * toy_base.vae_factor
+        with few_threads(toy_base, (side, side)):
+            assert torch.get_num_threads() == 1
+        with few_threads(toy_base, (2 * side, side)):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

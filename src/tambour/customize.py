@@ -36,7 +36,7 @@ from tambour.training.pairs import EncodedPair, crop, encode_pair
 from tambour.training.reference import fabric_colour, name_colours, prepare
 from tambour.training.report import Report, to_toml
 from tambour.training.routing import RoutedModel
-from tambour.training.run import Clock, unet_alone
+from tambour.training.run import Clock, few_threads, unet_alone
 from tambour.training.stage_one import stage_one
 from tambour.training.stage_two import stage_two
 from tambour.work import claim, fingerprint, write_json
@@ -103,7 +103,8 @@ def learn(
 
     losses: dict[str, dict[str, list[float]]] = {"stage one": {}, "stage two": {}}
     model = RoutedModel(base, choice.chosen, recipe.training.tile)
-    with adapted(base, choice.chosen, recipe.lora, generator(seed, "lora")) as adapter:
+    lora = adapted(base, choice.chosen, recipe.lora, generator(seed, "lora"))
+    with few_threads(base, reference.window), lora as adapter:
 
         def stage(name: str, steps, numbers) -> Iterator[Progress]:
             """Train one stage; at half time and at the end a sample is drawn for the report."""
