@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tambour.base import Base, generator, load
+from tambour.base.quiet import quiet
 from tambour.base.toy import make_toy
 from tambour.errors import BaseModelError
 
@@ -226,3 +228,224 @@ def test_a_missing_controlnet_matters_only_when_asked_for(broken: Path) -> None:
     base.image_pipeline(("tile",))
     with pytest.raises(BaseModelError, match=r"no ControlNet 'canny' \(it has: tile\).*controlnet_canny/"):
         base.image_pipeline(("tile", "canny"))
+
+
+# --- a single checkpoint file, the hub's cache, a union ControlNet ------------------------------------------------
+
+
+def original_layout(base: Base) -> dict[str, torch.Tensor]:
+    """The weights of a base of SDXL's shape under the names of Stability's own code, as one checkpoint file has them."""
+    blocks = {"mid_block.resnets.0": "middle_block.0", "mid_block.resnets.1": "middle_block.2"}
+    blocks["mid_block.attentions.0"] = "middle_block.1"
+    for i in range(3):
+        for j in range(3):
+            for place, kind in enumerate(("resnets", "attentions")):
+                blocks[f"down_blocks.{i}.{kind}.{j}"] = f"input_blocks.{3 * i + j + 1}.{place}"
+                blocks[f"up_blocks.{i}.{kind}.{j}"] = f"output_blocks.{3 * i + j}.{place}"
+        blocks[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{3 * i + 3}.0.op"
+        blocks[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{3 * i + 2}.2.conv"
+    unet = blocks | {
+        **{"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"},
+        **{"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"},
+        **{"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"},
+    }
+    resnet = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"}
+    resnet |= {"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
+    vae = {"conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "mid_block.attentions.0": "mid.attn_1"}
+    vae |= {"mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2", "group_norm": "norm"}
+    vae |= {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    for i in range(4):
+        vae |= {f"down_blocks.{i}.resnets": f"down.{i}.block", f"up_blocks.{i}.resnets": f"up.{3 - i}.block"}
+        vae |= {f"down_blocks.{i}.downsamplers.0": f"down.{i}.downsample"}
+        vae |= {f"up_blocks.{i}.upsamplers.0": f"up.{3 - i}.upsample"}
+    clip = {"text_model.encoder.layers": "transformer.resblocks", "text_model.final_layer_norm": "ln_final"}
+    clip |= {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    clip |= {"text_model.embeddings.token_embedding": "token_embedding", "self_attn.out_proj": "attn.out_proj"}
+
+    def renamed(key: str, names: dict[str, str]) -> str:
+        for ours, theirs in names.items():
+            if key.startswith(f"{ours}.") or f".{ours}." in key:
+                key = key.replace(ours, theirs, 1)
+        return key
+
+    found = {}
+    for key, value in base.unet.state_dict().items():
+        name = renamed(renamed(key, unet), resnet if ".resnets." in key else {})
+        found[f"model.diffusion_model.{name}"] = value
+    for key, value in base.vae.state_dict().items():
+        found[f"first_stage_model.{renamed(key, vae)}"] = value
+    for key, value in base.text_encoder.state_dict().items():
+        inner = key.removeprefix("text_model.")
+        found[f"conditioner.embedders.0.transformer.text_model.{inner}"] = value
+    prefix, second = "conditioner.embedders.1.model.", base.text_encoder_2.state_dict()
+    for key, value in second.items():
+        if ".q_proj." in key:
+            both = torch.cat([second[key.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+            key = key.replace("self_attn.q_proj.", "attn.in_proj_")
+            found[prefix + renamed(key, clip)] = both
+        elif ".k_proj." not in key and ".v_proj." not in key:
+            found[prefix + renamed(key, clip)] = value
+    found[f"{prefix}text_projection"] = found.pop(f"{prefix}text_projection.weight").T
+    position = "text_model.embeddings.position_embedding.weight"
+    found[f"{prefix}positional_embedding"] = found.pop(prefix + position)
+    return {key: value.contiguous() for key, value in found.items()}
+
+
+@pytest.fixture(scope="module")
+def unlike_encoders(toy_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy in SDXL's shape with text encoders of two widths, 16 and 48, by which a single file tells them apart."""
+    folder = Path(shutil.copytree(toy_sdxl, tmp_path_factory.mktemp("unlike") / "base"))
+    for part, width, kind in (("", 16, CLIPTextModel), ("_2", 48, CLIPTextModelWithProjection)):
+        config = CLIPTextConfig.from_pretrained(folder / f"text_encoder{part}")
+        config.hidden_size = width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(width)
+            with quiet():
+                kind(config).save_pretrained(folder / f"text_encoder{part}")
+    return folder
+
+
+@pytest.fixture
+def cache(unlike_encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache without a network that holds the configurations and tokenizers of SDXL, and no weights."""
+    from huggingface_hub import constants
+
+    repository = tmp_path / "hub" / "models--stabilityai--stable-diffusion-xl-base-1.0"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(unlike_encoders, snapshot, ignore=shutil.ignore_patterns("*.safetensors", "controlnet_*"))
+    for tokenizer in ("tokenizer", "tokenizer_2"):  # as the hub's: in two files
+        file = snapshot / tokenizer / "tokenizer.json"
+        words = json.loads(file.read_text())["model"]
+        (snapshot / tokenizer / "vocab.json").write_text(json.dumps(words["vocab"]))
+        (snapshot / tokenizer / "merges.txt").write_text("\n".join(map(" ".join, words["merges"])))
+        file.unlink()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return snapshot
+
+
+@pytest.fixture
+def checkpoint(unlike_encoders: Path, cache: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(original_layout(load(unlike_encoders)), path)
+    return path
+
+
+def test_a_single_file_is_the_same_base_as_its_folder(checkpoint: Path, unlike_encoders: Path) -> None:
+    single, folder = load(checkpoint, controlnets=()), load(unlike_encoders, controlnets=())
+    assert single.fingerprint == folder.fingerprint
+    assert single.fingerprint == load(checkpoint, controlnets=(), dtype="bfloat16").fingerprint
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        ours, theirs = getattr(single, part).state_dict(), getattr(folder, part).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), part
+    told, known = single.encode_prompt(["a red star"]), folder.encode_prompt(["a red star"])
+    torch.testing.assert_close(told.embeds, known.embeds)
+    torch.testing.assert_close(told.pooled, known.pooled)
+
+
+def test_what_a_single_file_lacks_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError, match=r"no checkpoint file 'absent\.safetensors'.*Allowed: mini, sdxl"):
+        load("absent.safetensors")
+    tensors = load_file(checkpoint)
+    for absent, named in (
+        ("model.diffusion_model.input_blocks.4.1.proj_in.weight", "unet.*lacks weights: down_blocks.1.attentions.0"),
+        ("conditioner.embedders.1.model.ln_final.bias", "text_encoder_2.*lacks weights: .*final_layer_norm.bias"),
+        ("conditioner.embedders.1.model.positional_embedding", "cannot be loaded.*whole SDXL checkpoint"),
+    ):
+        save_file({key: value for key, value in tensors.items() if key != absent}, tmp_path / "broken.safetensors")
+        with pytest.raises(BaseModelError, match=named):
+            load(tmp_path / "broken.safetensors", controlnets=())
+    (tmp_path / "broken.safetensors").write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(BaseModelError, match=r"broken\.safetensors.*cannot be loaded"):
+        load(tmp_path / "broken.safetensors", controlnets=())
+
+
+def test_the_command_that_fetches_what_the_cache_lacks_is_named(checkpoint: Path, cache: Path) -> None:
+    with pytest.raises(BaseModelError, match=r"xinsir/controlnet-canny-sdxl-1\.0.*hf download xinsir/controlnet-canny"):
+        load(checkpoint, controlnets=("canny",))
+    with pytest.raises(BaseModelError, match=r"needs text_encoder/model\.fp16\.safetensors of stabilityai/.*hf download"):
+        load("sdxl")
+    (cache / "vae" / "config.json").unlink()
+    with pytest.raises(BaseModelError, match=r"needs vae/config\.json of stabilityai/.*hf download .*'\*\.json'"):
+        load(checkpoint, controlnets=())
+
+
+def test_only_what_is_asked_for_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetch(repository: str, **_options: object) -> str:
+        asked.append(repository)
+        raise OSError
+
+    monkeypatch.setattr(loader, "snapshot_download", fetch)
+    monkeypatch.setattr(loader, "_BASE", replace(loader._BASE, files=()))
+    for controlnets, last in (((), "sdxl-vae-fp16-fix"), (("tile",), "controlnet-tile-sdxl-1.0")):
+        asked.clear()
+        answers = iter([Path(), Path()] if controlnets else [Path()])
+        monkeypatch.setattr(
+            loader, "_snapshot", lambda hub, *_: asked.append(hub.repository) or next(answers)
+        )
+        with pytest.raises(StopIteration):
+            loader.find("sdxl", controlnets)
+        assert asked[-1].endswith(last)
+
+
+def test_a_licence_that_was_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise GatedRepoError("401", response=httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co")))
+
+    monkeypatch.setattr(loader, "snapshot_download", refuse)
+    with pytest.raises(BaseModelError, match=r"`hf auth login`.*https://huggingface\.co/stabilityai"):
+        load("sdxl")
+
+
+def test_a_union_controlnet_serves_both_places(toy_sdxl: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = Path(shutil.copytree(toy_sdxl, tmp_path / "base", ignore=shutil.ignore_patterns("controlnet_*")))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        union = ControlNetUnionModel.from_unet(load(folder).unet)
+        for convolution in (union.controlnet_mid_block, *union.controlnet_down_blocks):
+            torch.nn.init.normal_(convolution.weight, std=0.2)
+    union.save_pretrained(folder / "controlnet_union")
+    base = load(folder)
+    assert set(base.controlnets) == {"union"} and set(load(folder, controlnets=()).controlnets) == set()
+
+    def drawn(tile: float, canny: float) -> torch.Tensor:
+        return base.image_pipeline(("tile", "canny"))(
+            "a star",
+            image=Image.new("RGB", (64, 64)),
+            control_image=[Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "white")],
+            controlnet_conditioning_scale=[tile, canny],
+            num_inference_steps=2,
+            guidance_scale=1.0,
+            generator=generator(0, "control"),
+            output_type="pt",
+        ).images
+
+    assert len({drawn(*scales).sum().item() for scales in ((0.5, 0.5), (0.9, 0.5), (0.5, 0.9))}) == 3
+    plain = ControlNetUnionModel.from_unet(base.unet)  # six modes, none of them for tile
+    base.controlnets["union"].register_to_config(num_control_type=plain.config.num_control_type)
+    base.image_pipeline(("canny",))
+    with pytest.raises(BaseModelError, match=r"no ControlNet 'tile' \(it has: union\)"):
+        base.image_pipeline(("tile", "canny"))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "dtype", "device"),
+    [
+        (True, True, "float16", "cuda"),
+        (False, True, "float16", "mps"),
+        (False, True, "float32", "mps"),
+        (False, True, "bfloat16", "cpu"),
+        (False, False, "float16", "cpu"),
+    ],
+)
+def test_devices(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, dtype: str, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert loader.choose_device(dtype) == device

@@ -2,46 +2,89 @@
 
 A base is a folder in the layout of diffusers' StableDiffusionXLPipeline (`model_index.json`, `unet/`, `vae/`,
 `text_encoder_2/`, `tokenizer_2/`, `scheduler/`; `text_encoder/` and `tokenizer/` only where the model has two text
-encoders) plus `controlnet_tile/` and `controlnet_canny/`. `mini` is bundled; `sdxl` is put together from the hub.
-Only safetensors are read, never pickles.
+encoders) plus `controlnet_tile/` and `controlnet_canny/`, or `controlnet_union/` for both. `mini` is bundled; `sdxl` is
+put together from the hub; of a single .safetensors checkpoint only the weights are in the file, the rest comes from the
+hub too. Only safetensors are read, never pickles.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, ControlNetUnionModel, StableDiffusionXLPipeline
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from tambour.base.model import Base
+from tambour.base.model import UNION, Base
 from tambour.base.quiet import quiet
 from tambour.errors import BaseModelError
 
 CONTROLS = ("tile", "canny")
 DTYPES = ("float32", "bfloat16", "float16")
 
-# The paper's models (method, section 6): part -> (hub id, files).
-_SDXL = {
-    "": (
-        "stabilityai/stable-diffusion-xl-base-1.0",
-        [
-            *("model_index.json", "scheduler/*", "tokenizer*/*", "text_encoder*/config.json", "unet/config.json"),
-            *("text_encoder*/model.fp16.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"),
-        ],
-    ),
-    "vae": ("madebyollin/sdxl-vae-fp16-fix", ["config.json", "diffusion_pytorch_model.safetensors"]),
-    "controlnet_tile": ("xinsir/controlnet-tile-sdxl-1.0", ["config.json", "diffusion_pytorch_model.safetensors"]),
-    "controlnet_canny": ("xinsir/controlnet-canny-sdxl-1.0", ["config.json", "diffusion_pytorch_model.safetensors"]),
-}
+_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # what a single checkpoint file holds
+
+
+@dataclass(frozen=True)
+class _Hub:
+    """What is taken from one repository of the hub: `patterns` are fetched, `files` must then be there."""
+
+    repository: str
+    patterns: tuple[str, ...]
+    files: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["hf", "download", self.repository, *(w for p in self.patterns for w in ("--include", p))])
+
+
+def _one_part(repository: str) -> _Hub:
+    files = ("config.json", "diffusion_pytorch_model.safetensors")
+    return _Hub(repository, files, files)
+
+
+_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+_TEXTS = ("*.json", "*.txt")  # configurations and tokenizers
+_SETTINGS = (
+    *("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"),
+    *(f"text_encoder{n}/config.json" for n in ("", "_2")),
+    *(f"tokenizer{n}/{file}" for n in ("", "_2") for file in ("vocab.json", "merges.txt")),
+)
+_FP16 = (
+    *(f"text_encoder{n}/model.fp16.safetensors" for n in ("", "_2")),
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+)
+# The paper's models (method, section 6), and what a single checkpoint file lacks.
+_BASE = _Hub(_SDXL, (*_TEXTS, *_FP16), (*_SETTINGS, *_FP16))
+_CONFIGURATION = _Hub(_SDXL, _TEXTS, (*_SETTINGS, "vae/config.json"))
+_VAE = _one_part("madebyollin/sdxl-vae-fp16-fix")
+_CONTROLNETS = {kind: _one_part(f"xinsir/controlnet-{kind}-sdxl-1.0") for kind in CONTROLS}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a base lies.
+
+    Attributes:
+        folders: part -> its folder, ControlNets as "controlnet_KIND"; "model_index" -> that file.
+        checkpoint: the single file with the weights of `_WEIGHTS` (their folders hold configurations only), or None.
+    """
+
+    folders: dict[str, Path]
+    checkpoint: Path | None = None
 
 
 def load(
@@ -54,35 +97,44 @@ def load(
     """Load a base model.
 
     Args:
-        name_or_path: "mini" (bundled), "sdxl" (the hub's, about 12 GB at the first use) or a base folder.
-        device: torch device; None: the GPU if there is one.
-        dtype: "float32", "bfloat16" or "float16".
-        controlnets: which ControlNets to load; a folder may lack them, which only matters when one is asked for.
+        name_or_path: "mini" (bundled), "sdxl" (the hub's, about 12 GB at the first use), a base folder, or an SDXL
+            checkpoint in one .safetensors file (a few MB of configurations then come from the hub).
+        device: torch device; None: see `choose_device`.
+        dtype: "float32", "bfloat16" or "float16". An autoencoder that overflows in float16 is run in float32, as its
+            configuration asks (`force_upcast`), and every one of them on "mps".
+        controlnets: which ControlNets to load; none is downloaded that is not named here. A folder may lack them,
+            which only matters when one is asked for.
 
     Raises:
         BaseModelError: nothing there, files missing or broken, no network, or not of SDXL's shape.
     """
     if dtype not in DTYPES:
         raise BaseModelError(f"dtype {dtype!r} is not known.", f"Allowed: {', '.join(DTYPES)}.")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or choose_device(dtype)
     name = str(name_or_path)
-    folders = _sdxl_folders(controlnets) if name == "sdxl" else _local_folders(name, controlnets)
-    classes = _read_json(folders["model_index"])
+    source = find(name, controlnets)
+    classes = _read_json(source.folders["model_index"])
     precision = getattr(torch, dtype)
-    parts = {}
-    for part, folder in folders.items():
-        if part == "model_index":
-            continue
-        kind = ControlNetModel if part.startswith("controlnet_") else _class_of(part, classes, name)
-        parts[part] = None if kind is None else _load_part(kind, folder, part, name, precision)
+    parts = {} if source.checkpoint is None else _load_checkpoint(source, name)
+    rows = _module_rows(parts["unet"]) if source.checkpoint else _file_rows(source.folders["unet"])
+    for part, folder in source.folders.items():
+        if part != "model_index" and part not in parts:
+            kind = _class_of(part, classes, name)
+            parts[part] = None if kind is None else _load_part(kind, folder, part, name, precision)
 
+    print_of = fingerprint(rows, parts["vae"], parts["scheduler"])
     networks = [module for module in parts.values() if isinstance(module, torch.nn.Module)]
-    for module in networks:
-        module.to(device).requires_grad_(False).eval()
+    with quiet():
+        for module in networks:
+            module.to(device, precision).requires_grad_(False).eval()
+    if torch.device(device).type == "mps" and dtype == "float16":
+        parts["vae"].register_to_config(force_upcast=True)
     base = Base(
         name=name,
-        fingerprint=fingerprint(folders["unet"], parts["vae"], parts["scheduler"]),
-        controlnets={kind: parts.pop(f"controlnet_{kind}") for kind in CONTROLS if f"controlnet_{kind}" in parts},
+        fingerprint=print_of,
+        controlnets={
+            part.removeprefix("controlnet_"): parts.pop(part) for part in list(parts) if part.startswith("controlnet_")
+        },
         device=torch.device(device),
         dtype=precision,
         **parts,
@@ -91,12 +143,57 @@ def load(
     return base
 
 
-def fingerprint(unet: Path, vae: torch.nn.Module, scheduler: diffusers.SchedulerMixin) -> str:
+def choose_device(dtype: str) -> str:
+    """The device for a precision: "cuda" where there is one, else Apple's "mps", else "cpu".
+
+    On "mps" float32 and float16 are chosen. float16 halves the memory, but SDXL's autoencoder gives NaN in it there:
+    `load` keeps that part in float32. bfloat16, which "mps" lacks before macOS 14, is left to the CPU.
+    """
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and dtype != "bfloat16" else "cpu"
+
+
+def find(name: str, controlnets: Sequence[str], *, download: bool = True) -> Source:
+    """The parts of a base on this machine; `download` allows to fetch what is missing, else only the cache is read.
+
+    Raises:
+        BaseModelError: nothing there, or it cannot be fetched.
+    """
+    if name == "sdxl":
+        root = _snapshot(_BASE, name, download)
+        folders = _parts_under(root) | {"vae": _snapshot(_VAE, name, download)}
+        return Source(folders | _hub_controlnets(name, controlnets, download))
+    if name.endswith(".safetensors"):
+        if not Path(name).is_file():
+            raise BaseModelError(f"There is no checkpoint file {name!r}.", _ALLOWED)
+        folders = _parts_under(_snapshot(_CONFIGURATION, name, download))
+        return Source(folders | _hub_controlnets(name, controlnets, download), Path(name))
+    return Source(_local_folders(name, controlnets))
+
+
+Row = tuple[str, list[int], torch.Tensor]
+
+
+def fingerprint(unet: Iterator[Row], vae: torch.nn.Module, scheduler: diffusers.SchedulerMixin) -> str:
     """What a style depends on, as sha256 hex: 64 float16 values of every UNet tensor, the latents' scale, the target.
 
-    Read from the files and rounded to float16, so that it does not depend on the dtype of the files or of loading.
+    Rounded to float16 and read before anything is converted, so that it does not depend on the dtype or layout of the
+    files or on the dtype of loading.
+
+    Args:
+        unet: (name, shape, the tensor's first row) of every tensor, in the order of the names.
     """
     digest = hashlib.sha256(f"{scheduler.config.prediction_type} {vae.config.scaling_factor}".encode())
+    for key, shape, row in unet:
+        row = row.flatten()
+        values = row[:: max(1, row.numel() // 64)][:64].to(torch.float16)
+        digest.update(f"{key} {shape}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _file_rows(unet: Path) -> Iterator[Row]:
+    """What `fingerprint` needs of the safetensors in a folder, all of it but the rows left on the disk."""
     owners = {}
     variant = _variant(unet)
     for shard in sorted(unet.glob("*.safetensors")):
@@ -107,10 +204,23 @@ def fingerprint(unet: Path, vae: torch.nn.Module, scheduler: diffusers.Scheduler
         files = {shard: stack.enter_context(safe_open(shard, "pt")) for shard in sorted(set(owners.values()))}
         for key in sorted(owners):
             tensor = files[owners[key]].get_slice(key)
-            row = tensor[:1].flatten()
-            values = row[:: max(1, row.numel() // 64)][:64].to(torch.float16)
-            digest.update(f"{key} {tensor.get_shape()}".encode() + values.numpy().tobytes())
-    return digest.hexdigest()
+            yield key, tensor.get_shape(), tensor[:1]
+
+
+def _module_rows(unet: torch.nn.Module) -> Iterator[Row]:
+    """What `fingerprint` needs of a UNet that was loaded in the dtype of its file."""
+    for key, tensor in sorted(unet.state_dict().items()):
+        yield key, list(tensor.shape), tensor[:1].cpu()
+
+
+_ALLOWED = (
+    "Allowed: mini, sdxl, a folder with model_index.json as diffusers' StableDiffusionXLPipeline saves it, "
+    "or an SDXL checkpoint file that ends in .safetensors."
+)
+
+
+def _parts_under(root: Path) -> dict[str, Path]:
+    return {"model_index": root / "model_index.json"} | {part: root / part for part in _PARTS}
 
 
 def _local_folders(name: str, controlnets: Sequence[str]) -> dict[str, Path]:
@@ -119,33 +229,40 @@ def _local_folders(name: str, controlnets: Sequence[str]) -> dict[str, Path]:
     if not (root / "model_index.json").is_file():
         if name == "mini":
             raise BaseModelError("The bundled base 'mini' has no weights in this installation.", "Reinstall tambour.")
+        raise BaseModelError(f"There is no base model {name!r}.", _ALLOWED)
+    found = [f"controlnet_{kind}" for kind in controlnets if (root / f"controlnet_{kind}").is_dir()]
+    if len(found) < len(controlnets) and (root / f"controlnet_{UNION}").is_dir():
+        found.append(f"controlnet_{UNION}")
+    return _parts_under(root) | {part: root / part for part in found}
+
+
+def _hub_controlnets(name: str, controlnets: Sequence[str], download: bool) -> dict[str, Path]:
+    return {f"controlnet_{kind}": _snapshot(_CONTROLNETS[kind], name, download) for kind in controlnets}
+
+
+def _snapshot(hub: _Hub, name: str, download: bool) -> Path:
+    """The folder of a repository in the hub's cache, downloaded at the first use."""
+    try:
+        with quiet():
+            root = Path(snapshot_download(hub.repository, allow_patterns=hub.patterns, local_files_only=not download))
+    except RepositoryNotFoundError:  # also: not for those who have not logged in or accepted its licence
         raise BaseModelError(
-            f"There is no base model {name!r}.",
-            "Allowed: mini, sdxl, or a folder with model_index.json as diffusers' StableDiffusionXLPipeline saves it.",
+            f"Base {name!r} needs {hub.repository}, which the hub does not give to you.",
+            f"Run `hf auth login`, accept its licence at https://huggingface.co/{hub.repository}, then try again.",
+        ) from None
+    except OSError as fault:  # every fault of huggingface_hub is one
+        raise BaseModelError(
+            f"Base {name!r} needs {hub.repository}, which is neither cached nor reachable ({type(fault).__name__}).",
+            f"Connect to the network and run `{hub.command}`, or set HF_HOME to a cache that holds it, or use the "
+            "bundled base mini.",
+        ) from None
+    missing = [file for file in hub.files if not (root / file).is_file()]
+    if missing:
+        raise BaseModelError(
+            f"Base {name!r} needs {missing[0]} of {hub.repository}, which the cache lacks.",
+            f"Connect to the network and run `{hub.command}`.",
         )
-    parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-    folders = {"model_index": root / "model_index.json"} | {part: root / part for part in parts}
-    return folders | {
-        f"controlnet_{k}": root / f"controlnet_{k}" for k in controlnets if (root / f"controlnet_{k}").is_dir()
-    }
-
-
-def _sdxl_folders(controlnets: Sequence[str]) -> dict[str, Path]:
-    """Part -> folder of SDXL's parts, downloaded at the first use."""
-    wanted = ["", "vae", *(f"controlnet_{kind}" for kind in controlnets)]
-    snapshots = {}
-    for part in wanted:
-        repository, files = _SDXL[part]
-        try:
-            snapshots[part] = Path(snapshot_download(repository, allow_patterns=files))
-        except OSError as fault:  # every fault of huggingface_hub is one
-            raise BaseModelError(
-                f"Base 'sdxl' needs {repository}, which is neither cached nor reachable ({type(fault).__name__}).",
-                "Connect to the network once, or set HF_HOME to a cache that holds it, or use the bundled base mini.",
-            ) from None
-    root = snapshots.pop("")
-    parts = ("unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-    return {"model_index": root / "model_index.json"} | {part: root / part for part in parts} | snapshots
+    return root
 
 
 def _read_json(path: Path) -> dict:
@@ -156,7 +273,9 @@ def _read_json(path: Path) -> dict:
 
 
 def _class_of(part: str, classes: dict, name: str) -> type | None:
-    """The class model_index.json names for a part; None where the model has no such part."""
+    """The class of a part, as model_index.json names it; None where the model has no such part."""
+    if part.startswith("controlnet_"):
+        return ControlNetUnionModel if part == f"controlnet_{UNION}" else ControlNetModel
     library, kind = classes.get(part) or (None, None)
     if kind is None:
         if part in ("text_encoder", "tokenizer"):
@@ -212,6 +331,34 @@ def _load_part(kind: type, folder: Path, part: str, name: str, dtype: torch.dtyp
             "Download or save the base model again.",
         )
     return module
+
+
+def _load_checkpoint(source: Source, name: str) -> dict[str, torch.nn.Module]:
+    """The networks of a single checkpoint file by part, in the dtype of the file."""
+    settings = source.folders["model_index"].parent
+    absent = dict.fromkeys(("scheduler", "tokenizer", "tokenizer_2"))  # need no weights: `load` reads their folders
+    try:
+        with quiet():
+            pipeline = StableDiffusionXLPipeline.from_single_file(
+                str(source.checkpoint), config=str(settings), local_files_only=True, add_watermarker=False, **absent
+            )
+    except (
+        *(OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError),
+        *(SafetensorError, SingleFileComponentError),
+    ) as fault:
+        reason = str(fault).strip().splitlines()
+        raise BaseModelError(
+            f"The checkpoint {name!r} cannot be loaded: {reason[0] if reason else type(fault).__name__}",
+            "It must be a whole SDXL checkpoint (UNet, autoencoder and both text encoders) in safetensors.",
+        ) from None
+    parts = {part: getattr(pipeline, part) for part in _WEIGHTS}
+    for part, module in parts.items():
+        lacking = [key for key, tensor in module.state_dict().items() if tensor.is_meta]
+        if lacking:
+            raise BaseModelError(
+                f"The {part} of checkpoint {name!r} lacks weights: {lacking[0]}.", "Download the file again."
+            )
+    return parts
 
 
 def _check_shape(base: Base) -> None:

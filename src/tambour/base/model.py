@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,9 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
+    ControlNetUnionModel,
     StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetUnionImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -22,6 +24,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from tambour.base.quiet import quiet
 from tambour.errors import BaseModelError
+
+UNION = "union"  # the kind of a ControlNet that serves others' places
+_UNION_MODES = {"canny": 3, "tile": 6}  # xinsir/controlnet-union-sdxl-1.0: ProMax has 8 modes, the plain one 6, no tile
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Base:
         fingerprint: sha256 hex; equal for the same weights in float32 or float16 files (see `fingerprint`).
         text_encoder, tokenizer: None where the model has one text encoder (then the second one is it).
         scheduler: what the base was trained with; samplers are copies of it.
-        controlnets: by kind, "tile" and "canny".
+        controlnets: by kind, "tile" and "canny"; or "union", which serves as those it has modes for.
     """
 
     name: str
@@ -62,7 +67,7 @@ class Base:
     tokenizer: CLIPTokenizer | None
     tokenizer_2: CLIPTokenizer
     scheduler: diffusers.SchedulerMixin
-    controlnets: dict[str, ControlNetModel]
+    controlnets: dict[str, ControlNetModel | ControlNetUnionModel]
     device: torch.device
     dtype: torch.dtype
 
@@ -224,18 +229,38 @@ class Base:
     def text_pipeline(self) -> StableDiffusionXLPipeline:
         return self._pipeline(StableDiffusionXLPipeline)
 
-    def image_pipeline(self, kinds: Sequence[str]) -> StableDiffusionXLControlNetImg2ImgPipeline:
-        """SDEdit under the ControlNets named by `kinds`, their images and scales given as lists in that order."""
-        absent = [kind for kind in kinds if kind not in self.controlnets]
-        if absent or not kinds:
+    def check_controlnets(self, kinds: Sequence[str]) -> None:
+        """Refuse kinds of ControlNets that this base has no network for.
+
+        Raises:
+            BaseModelError: names the first of them.
+        """
+        union = self.controlnets.get(UNION)
+        modes = union.config.num_control_type if union else 0
+        absent = [k for k in kinds if k not in self.controlnets and not _UNION_MODES.get(k, modes) < modes]
+        if absent:
             have = ", ".join(self.controlnets) or "none"
             raise BaseModelError(
-                f"Base {self.name!r} has no ControlNet {absent[0] if absent else ''!r} (it has: {have}).",
-                f"Add a folder controlnet_{absent[0] if absent else 'tile'}/ to it, or use another base.",
+                f"Base {self.name!r} has no ControlNet {absent[0]!r} (it has: {have}).",
+                f"Add a folder controlnet_{absent[0]}/ to it, or use another base.",
             )
-        return self._pipeline(
-            StableDiffusionXLControlNetImg2ImgPipeline, controlnet=[self.controlnets[kind] for kind in kinds]
-        )
+
+    def image_pipeline(self, kinds: Sequence[str]) -> Callable:
+        """SDEdit under the ControlNets named by `kinds`, their images and scales given as lists in that order.
+
+        A diffusers pipeline; where the union ControlNet must serve, one with its modes filled in.
+
+        Raises:
+            BaseModelError: a ControlNet is not there, or `kinds` is empty.
+        """
+        if not kinds:
+            raise BaseModelError("A picture is drawn under one ControlNet at least.", "Give tile or canny a weight.")
+        self.check_controlnets(kinds)
+        if all(kind in self.controlnets for kind in kinds):
+            nets = [self.controlnets[kind] for kind in kinds]
+            return self._pipeline(StableDiffusionXLControlNetImg2ImgPipeline, controlnet=nets)
+        union = self._pipeline(StableDiffusionXLControlNetUnionImg2ImgPipeline, controlnet=self.controlnets[UNION])
+        return functools.partial(union, control_mode=[_UNION_MODES[kind] for kind in kinds])
 
     def _pipeline(self, kind: type, **extra):
         pipeline = kind(

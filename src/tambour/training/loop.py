@@ -63,7 +63,8 @@ def train(
     """
     sets = {"theta_a": adapter.theta_a, "theta_e": adapter.theta_e}
     optimizers = {
-        key: torch.optim.Adam(sets[key].values(), lr=stage.learning_rate, fused=True) for key in sorted({s.updates for s in steps})
+        key: torch.optim.Adam(sets[key].values(), lr=stage.learning_rate, fused=True)
+        for key in sorted({step.updates for step in steps})
     }
     half = any(p.dtype == torch.float16 for p in adapter.unet.parameters())
     scale = _FLOAT16_SCALE if half else 1.0

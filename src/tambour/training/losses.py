@@ -137,13 +137,13 @@ def contrast(
     z = a.view(-1, 1, 1, 1) * z0 + s.view(-1, 1, 1, 1) * eps
     residuals = model.structure(z, t, both)
 
-    def noise(style: bool) -> torch.Tensor:
-        output = model.predict(z, t, both, style=style, residuals=residuals)
-        return base.to_epsilon(output, z, t).float()
+    def noises() -> tuple[torch.Tensor, torch.Tensor]:
+        des, emb = model.predict_both(z, t, both, residuals=residuals)
+        return base.to_epsilon(des, z, t).float(), base.to_epsilon(emb, z, t).float()
 
     with torch.no_grad(), base_only(unet):
-        base_des, base_emb = noise(style=False), noise(style=True)
-    eps_des = noise(style=False) - base_des
-    eps_emb = noise(style=True) - base_emb
+        base_des, base_emb = noises()
+    eps_des, eps_emb = noises()
+    eps_des, eps_emb = eps_des - base_des, eps_emb - base_emb
     (des_ref, des_gen), (emb_ref, emb_gen) = eps_des.chunk(2), eps_emb.chunk(2)
     return contrastive_loss(des_ref, emb_ref, des_gen, emb_gen, temperature).mean()

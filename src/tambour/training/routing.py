@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -45,6 +45,13 @@ class RoutedModel:
             output = self.base.predict(z.to(self.base.dtype), t, batch.c_des, batch.time_ids, per_block=heard)
         return output.float()
 
+    def predict_both(
+        self, z: torch.Tensor, t: torch.Tensor, batch: Batch, *, residuals: Residuals | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`predict` with `style` False and True: the same values, what lies before the style blocks computed once."""
+        with computed_once(before(self.base.unet, self.style_blocks)):
+            return tuple(self.predict(z, t, batch, style=style, residuals=residuals) for style in (False, True))
+
     @torch.no_grad()
     def structure(self, z: torch.Tensor, t: torch.Tensor, batch: Batch) -> Residuals | None:
         """What ControlNet-Tile adds to the UNet for the crops' designs; None where the recipe does not use it.
@@ -78,3 +85,45 @@ def structured(unet: nn.Module, residuals: Residuals) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def before(unet: nn.Module, blocks: Sequence[str]) -> list[nn.Module]:
+    """Those parts of a UNet that have run before the first of some attention blocks does."""
+    stages = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    attentions = [unet.get_submodule(block) for block in blocks]
+    for index, stage in enumerate(stages):
+        for layer, attention in enumerate(getattr(stage, "attentions", ())):
+            if attention in attentions:  # resnet i runs before attention i
+                return [*stages[:index], *stage.resnets[: layer + 1], *stage.attentions[:layer]]
+    return []
+
+
+@contextmanager
+def computed_once(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """While open, each of these modules computes at its first call, and answers the same to all later ones.
+
+    Gradients of all passes flow through the one answer. For passes at the same weights and inputs, and to be closed
+    before `backward`, where gradient checkpointing calls the modules again.
+    """
+
+    def once(forward):
+        answers = []
+
+        def answer(*args, **kwargs):
+            if not answers:
+                answers.append(forward(*args, **kwargs))
+            return answers[0]
+
+        return answer
+
+    before = [module.__dict__.get("forward") for module in modules]
+    try:
+        for module in modules:
+            module.forward = once(module.forward)
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            if own is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = own

@@ -30,7 +30,7 @@ SMALL = 48 * 48  # latents; measured on two cores: up to here a second thread br
 def few_threads(base: Base, window: tuple[int, int]) -> Iterator[None]:
     """While open, a base on the CPU works with one thread if crops of `window` (px) are small.
 
-    Sharing out so little work costs what it brings, and every share waits for whatever else the machine is doing: beside
+    Sharing out so little work costs what it brings, and every share waits for whatever else the machine does: beside
     one busy process two threads were twenty times slower than one.
     """
     before = torch.get_num_threads()
