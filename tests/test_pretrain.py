@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tambour.pretrain import autoencoder, corpus, data, model, train
-from tambour.stitch import Fabric, default_stitch
+from tambour.pretrain import autoencoder, corpus, data, evaluate, model, train
+from tambour.stitch import Fabric, default_stitch, render
 
 SIZE = 64
 
@@ -121,3 +122,26 @@ def test_a_stage_continues_exactly(pictures: data.Corpus, vae, tmp_path: Path, m
     networks = model.build(tokenizer, seed=6)
     train.load_average(tmp_path / "whole.safetensors", networks)
     assert not torch.equal(networks.unet.conv_in.weight, whole["conv_in.weight"])
+
+
+def test_the_gate_knows_the_truth_from_mush(monkeypatch: pytest.MonkeyPatch) -> None:
+    design = np.full((96, 96, 3), (230, 225, 215), np.uint8)
+    design[20:76, 20:76] = (180, 40, 50)
+    kinds = [family for family in ("satin", "cross") for _ in range(3)]
+    stitches = [dataclasses.replace(default_stitch(kind), angle_field="constant") for kind in kinds]
+    drawn = [np.asarray(render(Image.fromarray(design), stitch, Fabric("plain"), seed=n).image)
+             for n, stitch in enumerate(stitches)]  # fmt: skip
+    pictures = data.Corpus(np.stack([design] * 6), np.stack(drawn), np.array(kinds), np.array(kinds))
+    grain = np.random.default_rng(0).normal(0, 25, design.shape)
+    answers = {"truth": drawn, "mush": [np.uint8(np.clip(design + grain, 0, 255))] * 6}
+    networks = model.Networks(torch.nn.Linear(1, 1), *[None] * 4)
+    vae = torch.nn.Linear(1, 1)
+    told = {}
+    for name, pictures_of in answers.items():
+        monkeypatch.setattr(evaluate, "sample", lambda *_, seed, **__: seed)
+        monkeypatch.setattr(evaluate, "decode", lambda _, n, given=pictures_of: [given[n]])
+        told[name] = [verdict for _, _, verdict in evaluate.gate(networks, vae, pictures, [0, 3])]
+    assert [one.named for one in told["truth"]] == ["satin", "cross"]
+    assert all(one.texture == 0 and one.colour == 0 for one in told["truth"])
+    assert all(one.texture > 0.35 for one in told["mush"])
+    assert evaluate.stitched(design).sum() == 56 * 56

@@ -1,6 +1,13 @@
-"""The evaluation page of a weights version: reconstruction, tile-conditioned samples beside the truth, text samples."""
+"""The evaluation page of a weights version: reconstruction, tile-conditioned samples beside the truth, text samples.
+
+`gate` puts figures on the samples: is the right family recognised, how far is the texture from the truth, the colour
+from the design.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +19,7 @@ from tambour.pretrain.corpus import TRAINED_FAMILIES
 from tambour.pretrain.data import Corpus, blur, edges, to_tensor
 from tambour.pretrain.model import Networks, scheduler
 from tambour.pretrain.train import encode_text, predict
+from tambour.texture import colour_difference, texture_distance, texture_statistics
 
 
 def sampler(steps: int) -> DPMSolverMultistepScheduler:
@@ -96,3 +104,52 @@ def text_sheet(networks: Networks, vae: AutoencoderTiny, **how) -> Image.Image:
 def first_of_each(corpus: Corpus, kinds: tuple[str, ...] = TRAINED_FAMILIES, count: int = 1) -> list[int]:
     """The first `count` pictures of every kind."""
     return [int(n) for kind in kinds for n in np.flatnonzero(corpus.kind == kind)[:count]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One sample against the truth.
+
+    Attributes:
+        family: of the truth.
+        named: family of the nearest truth by texture; the sample's own truth is left out.
+        texture: texture distance to the truth, over that of the unstyled design: 0 the same, 1 no better than flat.
+        colour: mean CIEDE2000 of design regions, sample against truth.
+    """
+
+    family: str
+    named: str
+    texture: float
+    colour: float
+
+
+def stitched(design: np.ndarray) -> np.ndarray:
+    """Where a picture of the corpus is stitched: all but the design's commonest colour, (H, W) bool."""
+    colours, counts = np.unique(design.reshape(-1, 3), axis=0, return_counts=True)
+    return (design != colours[counts.argmax()]).any(-1)
+
+
+def gate(
+    networks: Networks, vae: AutoencoderTiny, corpus: Corpus, rows: list[int], *, truths: int = 12, **how
+) -> Iterator[tuple[int, np.ndarray, Judged]]:
+    """Sample every picture of `rows` from noise under its conditions. Yields (row, picture (H, W, 3) uint8, verdict).
+
+    The nearest truth is looked for among the first `truths` pictures of every trained family.
+    """
+    known = [n for n in first_of_each(corpus, count=truths) if n not in rows]
+    library = [_texture(corpus.picture[n], corpus.design[n]) for n in known]
+    device = next(networks.unet.parameters()).device
+    for n in rows:
+        design, truth = corpus.design[n], corpus.picture[n]
+        latents = sample(networks, [str(corpus.caption[n])], design[None], seed=n, **how)
+        picture = decode(vae.to(device), latents)[0]
+        got, wanted = _texture(picture, design), _texture(truth, design)
+        named = known[int(np.argmin([texture_distance(got, one) for one in library]))]
+        flat = texture_distance(_texture(design, design), wanted)
+        ratio = texture_distance(got, wanted) / max(flat, 1e-6)
+        colour = colour_difference(picture, truth)
+        yield n, picture, Judged(str(corpus.kind[n]), str(corpus.kind[named]), ratio, colour)
+
+
+def _texture(picture: np.ndarray, design: np.ndarray) -> np.ndarray:
+    return texture_statistics(picture, stitched(design))
