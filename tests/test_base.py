@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from diffusers import ControlNetUnionModel
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from tambour.base import Base, generator, load
+from tambour.base import Base, generator, load, loader
 from tambour.base.quiet import quiet
 from tambour.base.toy import make_toy
 from tambour.errors import BaseModelError
@@ -234,7 +237,7 @@ def test_a_missing_controlnet_matters_only_when_asked_for(broken: Path) -> None:
 
 
 def original_layout(base: Base) -> dict[str, torch.Tensor]:
-    """The weights of a base of SDXL's shape under the names of Stability's own code, as one checkpoint file has them."""
+    """The weights of a base of SDXL's shape under the names of Stability's own code, as in one checkpoint file."""
     blocks = {"mid_block.resnets.0": "middle_block.0", "mid_block.resnets.1": "middle_block.2"}
     blocks["mid_block.attentions.0"] = "middle_block.1"
     for i in range(3):
@@ -351,13 +354,16 @@ def test_what_a_single_file_lacks_is_named(checkpoint: Path, tmp_path: Path) -> 
         load("absent.safetensors")
     tensors = load_file(checkpoint)
     for absent, named in (
-        ("model.diffusion_model.input_blocks.4.1.proj_in.weight", "unet.*lacks weights: down_blocks.1.attentions.0"),
+        ("model.diffusion_model.input_blocks.4.1.proj_in.weight", "cannot be loaded: weights are missing"),
         ("conditioner.embedders.1.model.ln_final.bias", "text_encoder_2.*lacks weights: .*final_layer_norm.bias"),
         ("conditioner.embedders.1.model.positional_embedding", "cannot be loaded.*whole SDXL checkpoint"),
     ):
         save_file({key: value for key, value in tensors.items() if key != absent}, tmp_path / "broken.safetensors")
         with pytest.raises(BaseModelError, match=named):
             load(tmp_path / "broken.safetensors", controlnets=())
+    save_file(tensors | {"v_pred": torch.zeros(1)}, tmp_path / "broken.safetensors")
+    with pytest.raises(BaseModelError, match=r"predicts v.*v_prediction in its scheduler"):
+        load(tmp_path / "broken.safetensors", controlnets=())
     (tmp_path / "broken.safetensors").write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(BaseModelError, match=r"broken\.safetensors.*cannot be loaded"):
         load(tmp_path / "broken.safetensors", controlnets=())
@@ -366,36 +372,35 @@ def test_what_a_single_file_lacks_is_named(checkpoint: Path, tmp_path: Path) -> 
 def test_the_command_that_fetches_what_the_cache_lacks_is_named(checkpoint: Path, cache: Path) -> None:
     with pytest.raises(BaseModelError, match=r"xinsir/controlnet-canny-sdxl-1\.0.*hf download xinsir/controlnet-canny"):
         load(checkpoint, controlnets=("canny",))
-    with pytest.raises(BaseModelError, match=r"needs text_encoder/model\.fp16\.safetensors of stabilityai/.*hf download"):
+    with pytest.raises(BaseModelError, match=r"needs text_encoder/model\.fp16\.safetensors of stabilityai/.*hf "):
         load("sdxl")
     (cache / "vae" / "config.json").unlink()
     with pytest.raises(BaseModelError, match=r"needs vae/config\.json of stabilityai/.*hf download .*'\*\.json'"):
         load(checkpoint, controlnets=())
 
 
-def test_only_what_is_asked_for_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_asked_for_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
     def fetch(repository: str, **_options: object) -> str:
-        asked.append(repository)
-        raise OSError
+        asked.append(repository.rpartition("/")[2])
+        for hub in (loader._BASE, loader._VAE, *loader._CONTROLNETS.values()):
+            for file in hub.files:
+                (tmp_path / file).parent.mkdir(exist_ok=True)
+                (tmp_path / file).touch()
+        return str(tmp_path)
 
     monkeypatch.setattr(loader, "snapshot_download", fetch)
-    monkeypatch.setattr(loader, "_BASE", replace(loader._BASE, files=()))
-    for controlnets, last in (((), "sdxl-vae-fp16-fix"), (("tile",), "controlnet-tile-sdxl-1.0")):
-        asked.clear()
-        answers = iter([Path(), Path()] if controlnets else [Path()])
-        monkeypatch.setattr(
-            loader, "_snapshot", lambda hub, *_: asked.append(hub.repository) or next(answers)
-        )
-        with pytest.raises(StopIteration):
-            loader.find("sdxl", controlnets)
-        assert asked[-1].endswith(last)
+    assert "controlnet_canny" not in loader.find("sdxl", ("tile",)).folders
+    assert asked == ["stable-diffusion-xl-base-1.0", "sdxl-vae-fp16-fix", "controlnet-tile-sdxl-1.0"]
+    asked.clear()
+    loader.find("sdxl", ())
+    assert asked == ["stable-diffusion-xl-base-1.0", "sdxl-vae-fp16-fix"]
 
 
 def test_a_licence_that_was_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
-        raise GatedRepoError("401", response=httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co")))
+        raise GatedRepoError("401", response=MagicMock())
 
     monkeypatch.setattr(loader, "snapshot_download", refuse)
     with pytest.raises(BaseModelError, match=r"`hf auth login`.*https://huggingface\.co/stabilityai"):
@@ -408,9 +413,13 @@ def test_a_union_controlnet_serves_both_places(toy_sdxl: Path, tmp_path: Path) -
     folder = Path(shutil.copytree(toy_sdxl, tmp_path / "base", ignore=shutil.ignore_patterns("controlnet_*")))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        union = ControlNetUnionModel.from_unet(load(folder).unet)
-        for convolution in (union.controlnet_mid_block, *union.controlnet_down_blocks):
-            torch.nn.init.normal_(convolution.weight, std=0.2)
+        shape = {key: value for key, value in load(toy_sdxl).controlnets["tile"].config.items() if key[0] != "_"}
+        shape.pop("mid_block_type")
+        trans = dict(num_control_type=8, num_trans_channel=8, num_trans_head=2, num_proj_channel=8)
+        union = ControlNetUnionModel.from_config(shape | trans)
+        outputs = [union.controlnet_cond_embedding.conv_out, union.spatial_ch_projs, union.controlnet_mid_block]
+        for module in (*outputs, *union.controlnet_down_blocks):
+            torch.nn.init.normal_(module.weight, std=0.2)
     union.save_pretrained(folder / "controlnet_union")
     base = load(folder)
     assert set(base.controlnets) == {"union"} and set(load(folder, controlnets=()).controlnets) == set()
@@ -428,8 +437,7 @@ def test_a_union_controlnet_serves_both_places(toy_sdxl: Path, tmp_path: Path) -
         ).images
 
     assert len({drawn(*scales).sum().item() for scales in ((0.5, 0.5), (0.9, 0.5), (0.5, 0.9))}) == 3
-    plain = ControlNetUnionModel.from_unet(base.unet)  # six modes, none of them for tile
-    base.controlnets["union"].register_to_config(num_control_type=plain.config.num_control_type)
+    base.controlnets["union"].register_to_config(num_control_type=6)  # the plain one, not ProMax
     base.image_pipeline(("canny",))
     with pytest.raises(BaseModelError, match=r"no ControlNet 'tile' \(it has: union\)"):
         base.image_pipeline(("tile", "canny"))

@@ -338,6 +338,8 @@ def _load_checkpoint(source: Source, name: str) -> dict[str, torch.nn.Module]:
     settings = source.folders["model_index"].parent
     absent = dict.fromkeys(("scheduler", "tokenizer", "tokenizer_2"))  # need no weights: `load` reads their folders
     try:
+        with safe_open(source.checkpoint, "pt") as file:
+            marked = "v_pred" in file.keys()  # noqa: SIM118 (not a dict)
         with quiet():
             pipeline = StableDiffusionXLPipeline.from_single_file(
                 str(source.checkpoint), config=str(settings), local_files_only=True, add_watermarker=False, **absent
@@ -346,11 +348,18 @@ def _load_checkpoint(source: Source, name: str) -> dict[str, torch.nn.Module]:
         *(OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError),
         *(SafetensorError, SingleFileComponentError),
     ) as fault:
-        reason = str(fault).strip().splitlines()
+        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+        if "meta tensor" in reason:  # what diffusers left empty
+            reason = "weights are missing."
         raise BaseModelError(
-            f"The checkpoint {name!r} cannot be loaded: {reason[0] if reason else type(fault).__name__}",
+            f"The checkpoint {name!r} cannot be loaded: {reason}",
             "It must be a whole SDXL checkpoint (UNet, autoencoder and both text encoders) in safetensors.",
         ) from None
+    if marked:  # by its author, with an empty tensor of this name
+        raise BaseModelError(
+            f"The checkpoint {name!r} predicts v, which SDXL's own schedule does not say.",
+            "Save it as a folder with diffusers, with prediction_type v_prediction in its scheduler.",
+        )
     parts = {part: getattr(pipeline, part) for part in _WEIGHTS}
     for part, module in parts.items():
         lacking = [key for key, tensor in module.state_dict().items() if tensor.is_meta]
