@@ -145,3 +145,20 @@ def test_the_gate_knows_the_truth_from_mush(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(one.texture == 0 and one.colour == 0 for one in told["truth"])
     assert all(one.texture > 0.35 for one in told["mush"])
     assert evaluate.stitched(design).sum() == 56 * 56
+
+
+def test_a_stage_travels_in_few_small_files(pictures: data.Corpus, vae, tmp_path: Path) -> None:
+    networks = model.build(model.make_tokenizer([str(c) for c in pictures.caption]), seed=1)
+    files = model.pack(networks, vae, tmp_path / "out", "g")
+    assert sorted(tmp_path.glob("out/*")) == files and len(files) <= 3
+    assert all(path.stat().st_size < 16 * 2**20 for path in files)
+    work = tmp_path / "work"
+    model.unpack(tmp_path / "out", work, "g")
+    again = model.build(type(networks.tokenizer).from_pretrained(work / "tokenizer"), seed=2)
+    train.load_average(work / "g.safetensors", again)
+    for key, value in networks.unet.state_dict().items():
+        assert torch.equal(again.unet.state_dict()[key], value.half().float())
+    assert again.tokenizer("red thing 1").input_ids == networks.tokenizer("red thing 1").input_ids
+    image = data.to_tensor(pictures.picture[:1])
+    kept = type(vae).from_pretrained(work / "vae")
+    assert torch.allclose(kept.encode(image).latents, vae.encode(image).latents, atol=0.02)

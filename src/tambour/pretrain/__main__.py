@@ -6,7 +6,8 @@ decoder    fit the PCA encoder, train the decoder
 stage      train UNet, text encoder and ControlNets for a while
 sheet      the evaluation page of a stage
 export     write the base folder
-gpu        corpus, decoder, one stage, sheet and shards in one self-contained run of a few minutes
+gpu        corpus, decoder, one stage, sheet in one self-contained run of a few minutes; few and small files
+unpack     put the files of a gpu run into the work folder, to go on from them
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tambour.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("art", "corpus", "decoder", "stage", "sheet", "export", "gpu"))
+    parser.add_argument("step", choices=("art", "corpus", "decoder", "stage", "sheet", "export", "gpu", "unpack"))
     parser.add_argument("--work", type=Path, default=Path("pretrain-work"), help="folder of everything in between")
     parser.add_argument("--name", default="a", help="name of the stage")
     parser.add_argument("--start", help="name of the stage whose averaged weights to start from")
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900, help="time to train")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="sheet, export, gpu: folder")
+    parser.add_argument("--out", type=Path, help="sheet, export, gpu: folder to write; unpack: to read")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     globals()[f"_{args.step}"](args)
@@ -157,10 +158,14 @@ def _gpu(args: argparse.Namespace) -> None:
     args.plan = {"batch": 256, "side": 32, "ema": 0.9995, **args.plan}
     args.seconds -= time.monotonic() - began + 60
     _stage(args)
+    model.pack(_load(args), _vae(args), args.out, args.name)
     _sheet(args)
-    _export(args)
     plan = dataclasses.asdict(train.StagePlan(seconds=args.seconds, **args.plan))
     (args.out / "plan.json").write_text(json.dumps(plan, indent=1))
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    model.unpack(args.out, args.work, args.name)
 
 
 if __name__ == "__main__":

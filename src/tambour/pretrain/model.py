@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
@@ -50,18 +53,12 @@ def make_tokenizer(captions: Iterable[str], words: int = 2000) -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(vocab_size=words, initial_alphabet=alphabet, end_of_word_suffix="</w>",
                                   min_frequency=2, show_progress=False)  # fmt: skip
     trained.train_from_iterator([*captions, *[METHOD_WORDS] * 50], trainer)
-    model = _bpe(trained)
+    model = json.loads(trained.to_str())["model"]
     pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *sorted(model["vocab"], key=model["vocab"].get)]
     tokens = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: index for index, token in enumerate(tokens)}
     merges = [tuple(pair) for pair in model["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
-
-
-def _bpe(tokenizer: Tokenizer) -> dict:
-    import json
-
-    return json.loads(tokenizer.to_str())["model"]
 
 
 def build(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
@@ -169,3 +166,51 @@ def save_base(networks: Networks, vae: AutoencoderTiny, folder: Path) -> None:
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
     half.tile.save_pretrained(folder / "controlnet_tile", max_shard_size=SHARD)
     half.canny.save_pretrained(folder / "controlnet_canny", max_shard_size=SHARD)
+
+
+def pack(networks: Networks, vae: AutoencoderTiny, folder: Path, name: str) -> list[Path]:
+    """Write a stage as few small files: NAME-0.safetensors, ... in float16, each under 16 MiB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {f"average.{n}": module for n, module in networks.modules().items()} | {"vae": vae}
+    shards, room = [{}], 0
+    for part, module in parts.items():
+        for key, value in module.state_dict().items():
+            value = value.detach().cpu()
+            value = (value.half() if value.is_floating_point() else value).contiguous()
+            size = value.numel() * value.element_size()
+            if room + size > 15_000_000:
+                shards, room = [*shards, {}], 0
+            shards[-1][f"{part}.{key}"], room = value, room + size
+    networks.tokenizer.save_pretrained(folder / "tokenizer")
+    files = sorted((folder / "tokenizer").iterdir())
+    notes = {f"tokenizer/{file.name}": file.read_text() for file in files}
+    for file in files:
+        file.unlink()
+    (folder / "tokenizer").rmdir()
+    notes["vae/config.json"] = json.dumps(dict(vae.config))
+    paths = [folder / f"{name}-{number}.safetensors" for number in range(len(shards))]
+    for path, shard in zip(paths, shards, strict=True):
+        save_file(shard, path, metadata=notes)
+    return paths
+
+
+def unpack(folder: Path, work: Path, name: str) -> None:
+    """Put what `pack` wrote into a work folder: NAME.safetensors to start a stage from, vae/ and tokenizer/."""
+    tensors, notes = {}, {}
+    for path in sorted(folder.glob(f"{name}-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            notes = file.metadata()
+            tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    for path in ("tokenizer", "vae"):
+        (work / path).mkdir(parents=True, exist_ok=True)
+    for key, text in notes.items():
+        if key.startswith("tokenizer/"):
+            (work / "tokenizer" / Path(key).name).write_text(text)
+    vae = AutoencoderTiny.from_config(json.loads(notes["vae/config.json"]))
+    vae.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("vae.")})
+    vae.save_pretrained(work / "vae")
+    (work / "vae" / "rounds").write_text("0")
+    save_file(
+        {key: value for key, value in tensors.items() if not key.startswith("vae.")}, work / f"{name}.safetensors"
+    )
