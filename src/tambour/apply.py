@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tambour.base import Base, generator, load
+from tambour.base.preflight import plan_apply
 from tambour.config import Edges, Recipe, Sampling, recipe_from
 from tambour.errors import InputError, StyleError
 from tambour.images import canny_condition, correct_colours, fit, flatten, open_image, pad, tile_condition, to_image
@@ -86,7 +87,7 @@ def apply(
     Raises:
         InputError: an option out of range, or a design that cannot be used; found before anything is drawn.
         StyleError: the style belongs to another base, or lacks what an option needs.
-        BaseModelError: the base cannot be loaded.
+        BaseModelError: the base cannot be loaded, or does not fit into the memory.
     """
     recipe = recipe or recipe_from(style.recipe)
     sampling = recipe.sampling
@@ -114,6 +115,10 @@ def apply(
         _open(designs, index, size, transparent)
 
     weights = {kind: getattr(setting, kind) for kind in ("tile", "canny") if getattr(setting, kind) > 0}
+    if not isinstance(base, Base):
+        pictures = len(designs) * samples
+        plan = plan_apply(base or style.base, recipe, controlnets=tuple(weights), size=size, pictures=pictures)
+        yield Progress("plan", 1, 1, plan.summary())
     yield Progress("apply", 0, 1, "loading the base model")
     base = _loaded(base, style, recipe, tuple(weights))
     pipeline = base.image_pipeline(tuple(weights))
@@ -173,6 +178,9 @@ def imagine(
     if n < 1:
         raise InputError(f"n {n!r} is out of range.", "Draw at least one.")
     size = _size(size, recipe.sampling)
+    if not isinstance(base, Base):
+        plan = plan_apply(base or style.base, recipe, controlnets=(), size=size, pictures=n)
+        yield Progress("plan", 1, 1, plan.summary())
     yield Progress("imagine", 0, 1, "loading the base model")
     base = _loaded(base, style, recipe, ())
     pipeline = base.text_pipeline()

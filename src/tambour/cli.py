@@ -22,6 +22,7 @@ from tambour.progress import Progress
 
 if TYPE_CHECKING:
     from tambour.apply import Result
+    from tambour.config import Recipe
 
 READABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".svg", ".svgz")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -40,7 +41,7 @@ StyleFile = Annotated[Path, typer.Argument(metavar="STYLE", help="Style file mad
 Out = Annotated[Path, typer.Option("-o", "--output", help="File to write; a folder for several.", show_default=False)]
 Own = Annotated[Path | None, typer.Option("--design", help="Your own flat design of the photo, in place of ours.")]
 Describe = Annotated[str | None, typer.Option("--describe", help='What the photo shows: "red fox".')]
-BaseName = Annotated[str, typer.Option("--base", help="Base model: mini, sdxl, or a folder.")]
+BaseName = Annotated[str, typer.Option("--base", help="Base model: mini, sdxl, a folder or a .safetensors.")]
 StyleBase = Annotated[str | None, typer.Option("--base", help="Base model, where it is not where `learn` found it.")]
 RecipeFile = Annotated[str | None, typer.Option("--recipe", help="Numbers of the run: a .toml file, mini or sdxl.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")]
@@ -125,7 +126,11 @@ def apply(
     settings = dict(size=size, strength=strength, edges=edges, guide=guide, samples=samples, transparent=transparent)
     settings |= dict(seed=seed, base=base, recipe=recipe, correct_colours=colours and colours == "design")
     if dry_run:
-        _print_plan({"style": style, **settings, **dict(zip(map(str, paths), targets, strict=True))})
+        numbers = tambour.drawing_recipe(told, recipe)
+        edge = getattr(numbers.sampling, edges)
+        kinds = tuple(kind for kind in ("tile", "canny") if getattr(edge, kind) > 0)
+        takes = _apply_plan(base or told.base, numbers, controlnets=kinds, size=size, pictures=len(paths) * samples)
+        _print_plan({"style": style, **settings, **takes, **dict(zip(map(str, paths), targets, strict=True))})
         return
 
     def draw(done: int, progress: Callable) -> list[Result]:
@@ -162,7 +167,12 @@ def imagine(
     targets = _targets(output, [f"{index + 1:02}" for index in range(n)])
     settings = dict(size=size, base=base, recipe=recipe)
     if dry_run:
-        _print_plan({"style": style, "prompt": prompt, "seed": seed, **settings, "pictures": n, "output": output})
+        takes = _apply_plan(
+            base or told.base, tambour.drawing_recipe(told, recipe), controlnets=(), size=size, pictures=n
+        )
+        _print_plan(
+            {"style": style, "prompt": prompt, "seed": seed, **settings, "pictures": n, "output": output, **takes}
+        )
         return
 
     def draw(done: int, progress: Callable) -> list[Result]:
@@ -496,7 +506,8 @@ def _told(record: Progress) -> str:
 
 def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool, **wanted) -> dict:
     """What `learn` would do, in the order it does it; refuses what `learn` would refuse at once."""
-    from tambour.config import Recipe, read_recipe
+    from tambour.base.preflight import plan_learn
+    from tambour.customize import controlnets, numbers
     from tambour.images import open_image
     from tambour.work import check_targets, work_folder
 
@@ -506,7 +517,9 @@ def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool,
     source, base = wanted["recipe"], wanted["base"]
     if source is None:
         source = base if base in ("mini", "sdxl") else None
-    recipe = read_recipe(source) if source else Recipe()
+    recipe = numbers(source, base)
+    controls, drawn = controlnets(recipe, report is not None), report is not None
+    takes = plan_learn(base, recipe, controlnets=controls, report=drawn, free_precision=wanted["recipe"] is None)
     scale = recipe.resolution / max(picture.size)
     return {
         "photo": f"{photo}, {picture.width} x {picture.height} px, "
@@ -523,11 +536,19 @@ def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool,
         "stage one": f"{recipe.stage_one.iterations} iterations at learning rate {recipe.stage_one.learning_rate:g}",
         "complement": f"{recipe.complement.count} embroideries drawn, {-(-recipe.complement.count // 4)} pairs kept",
         "stage two": f"{recipe.stage_two.iterations} iterations at learning rate {recipe.stage_two.learning_rate:g}",
+        **takes.facts(),
         "seed": wanted["seed"],
         "output": f"{output}{' (replaced)' if output.exists() else ''}",
         "report": report,
         "work": f"{folder} ({'continued' if folder.exists() else 'new'})",
     }
+
+
+def _apply_plan(base: str, recipe: Recipe, **wanted) -> dict[str, str]:
+    """What drawing takes on this machine; refuses what `apply` and `imagine` would refuse at once."""
+    from tambour.base.preflight import plan_apply
+
+    return plan_apply(base, recipe, **wanted).facts()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from tambour.analysis.blocks import BlockChoice, check_blocks
 from tambour.analysis.similarity import compare
 from tambour.apply import Result, apply
 from tambour.base import Base, generator, load
+from tambour.base.preflight import Plan, plan_learn, settled
 from tambour.config import Recipe, read_recipe, recipe_values
 from tambour.errors import BaseModelError, InputError
 from tambour.images import contact_sheet, flatten
@@ -74,17 +75,25 @@ def learn(
         report: folder for pictures and plots of every step, the final sheet and a manifest.
         overwrite: drop another run's unfinished work.
 
+    Before a base is loaded by name, what the run takes is estimated and told (`base/preflight.py`).
+
     Yields progress. Returns the `Style`, which the caller writes.
 
     Raises:
         InputError: photo, design, recipe, blocks or description cannot be used, or `work` is another run's.
-        BaseModelError: the base cannot be loaded or lacks what the recipe needs.
+        BaseModelError: the base cannot be loaded, does not fit into the memory or lacks what the recipe needs.
     """
     inputs = {"photo": fingerprint(photo), "design": design and fingerprint(design)}
     if stitch is not None:
         default_stitch(stitch)
-    recipe = _numbers(recipe, base)
-    base = _base(base, recipe)
+    own, recipe = recipe is not None, numbers(recipe, base)
+    controls = controlnets(recipe, report is not None)
+    plan = None
+    if not isinstance(base, Base):
+        plan = plan_learn(str(base), recipe, controlnets=controls, report=bool(report), free_precision=not own)
+        yield Progress("plan", 1, 1, plan.summary())
+        recipe = settled(recipe, plan)
+    base = _base(base, recipe, controls, plan)
     named = None if blocks is None else check_blocks(blocks, base.attention_blocks)
     chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "stitch": stitch}
     chosen["recipe"] = recipe_values(recipe)
@@ -93,6 +102,7 @@ def learn(
 
     pair = yield from prepare(photo, design, recipe, base, folder=work / "pair")
     fabric, words = fabric_colour(pair), _words(base, pair, describe, recipe)
+    base.check_controlnets(controls)
     reference = encode_pair(base, pair.design, pair.embroidery, words, recipe, pair.mask)
     clock.lap("pair")
     choice = yield from _analysed(base, recipe, reference, named, work / "blocks.json")
@@ -160,8 +170,8 @@ def analyse(
 
     Yields progress. Returns a `BlockChoice`.
     """
-    recipe = _numbers(recipe, base)
-    base = _base(base, recipe)
+    recipe = numbers(recipe, base)
+    base = _base(base, recipe, ("tile",) if recipe.training.tile else ())
     pair = yield from prepare(photo, design, recipe, base)
     words = _words(base, pair, describe, recipe)
     reference = encode_pair(base, pair.design, pair.embroidery, words, recipe, pair.mask)
@@ -311,7 +321,8 @@ def _command(
 # -- what a run needs around it ---------------------------------------------------------------------------------------
 
 
-def _numbers(recipe: Recipe | str | Path | None, base: str | Path | Base) -> Recipe:
+def numbers(recipe: Recipe | str | Path | None, base: str | Path | Base) -> Recipe:
+    """The recipe meant by what the user gave; faults as `read_recipe`."""
     if isinstance(recipe, Recipe):
         return recipe
     if recipe is not None:
@@ -320,19 +331,27 @@ def _numbers(recipe: Recipe | str | Path | None, base: str | Path | Base) -> Rec
     return read_recipe(name) if name in _BUNDLED else Recipe(base=name)
 
 
-def _base(base: str | Path | Base, recipe: Recipe) -> Base:
-    """The base, on the GPU if there is one, with the recipe's precision and ControlNets."""
+def controlnets(recipe: Recipe, report: bool) -> tuple[str, ...]:
+    """The kinds of ControlNets that `learn` needs: for training, for drawing pairs from designs, for the sheet."""
+    drawn = report or (recipe.complement.source == "designs" and recipe.stage_two.iterations > 0)
+    firm = recipe.sampling.firm
+    scales = {"tile": recipe.training.tile or (firm.tile if drawn else 0), "canny": firm.canny if drawn else 0}
+    return tuple(kind for kind, scale in scales.items() if scale > 0)
+
+
+def _base(base: str | Path | Base, recipe: Recipe, controls: Sequence[str], plan: Plan | None = None) -> Base:
+    """The base, on the GPU if there is one, with the recipe's precision and the ControlNets of these kinds."""
     if not isinstance(base, Base):
-        base = load(base, dtype=recipe.precision)
+        base = load(base, dtype=recipe.precision, controlnets=controls)
     if recipe.training.tile and "tile" not in base.controlnets:
         raise BaseModelError(f"Base {base.name!r} has no ControlNet 'tile'.", "Set training.tile to 0 in the recipe.")
     if recipe.crop % base.pixel_multiple:
         raise InputError(
             f"Recipe crop {recipe.crop} does not fit base {base.name!r}.", f"Use a multiple of {base.pixel_multiple}."
         )
-    if recipe.training.gradient_checkpointing:
+    if recipe.training.gradient_checkpointing or (plan and plan.checkpointing):
         base.unet.enable_gradient_checkpointing()
     return base
 
 
-__all__ = ["analyse", "learn"]
+__all__ = ["analyse", "controlnets", "learn", "numbers"]

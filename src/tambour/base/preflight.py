@@ -1,0 +1,448 @@
+"""Preflight: what `learn` and `apply` will need on this machine, told before anything is loaded.
+
+Everything is worked out from configurations and the headers of weight files. Where it does not fit, a leaner setting
+with the same result is picked, and told; where none fits the run is refused, because a GPU that spills into the
+computer's memory crawls, and a computer that swaps does not answer any more.
+
+The constants, and where each comes from:
+
+| constant | meaning | source |
+|---|---|---|
+| `SAVED` | bytes kept for the backward pass | counted: SDXL's UNet with a float32 LoRA on torch's meta device |
+| `WIDENED` | largest live tensors of a forward pass | estimate, not yet measured on a GPU |
+| `DECODED` | live feature maps of the autoencoder at full size | estimate, not yet measured on a GPU |
+| `AROUND` | what the process takes before any weights | cpu: measured; cuda, mps: estimates |
+| `SLACK` | what an allocator wastes | estimate |
+| `REACHED` | share of a matrix product's rate that a UNet reaches | cpu: mini's crops of 192 px; cuda, mps: estimates |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from tambour.base.loader import choose_device, find
+from tambour.config import Recipe
+from tambour.errors import BaseModelError, InputError
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Bytes a value (pixel x channel) keeps in a transformer layer and in a resnet, by (checkpointing, bytes of the dtype).
+SAVED = {(False, 2): (67, 19), (False, 4): (92, 39), (True, 2): (2, 7.4), (True, 4): (4, 14.7)}
+WIDENED = 16  # times pixels x channels of the largest level: concatenated skips, GEGLU's width, copies
+DECODED = 6  # times pixels x channels at full resolution
+AROUND = {"cpu": int(0.5 * GIB), "cuda": int(0.8 * GIB), "mps": int(0.8 * GIB)}
+SLACK = {"cpu": 1.0, "cuda": 1.1, "mps": 1.1}
+REACHED = {"cpu": 0.15, "cuda": 0.4, "mps": 0.4}
+LORA = 4 + 4 + 2 * 8  # bytes a parameter: itself, its gradient, Adam's two moments in both sets (theta_a, theta_e)
+
+# SDXL at full size, for the plan where its files are not on this machine yet. Counted from its configuration.
+_SDXL_UNET = {
+    "in_channels": 4,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "layers_per_block": 2,
+    "transformer_layers_per_block": [1, 2, 10],
+    "cross_attention_dim": 2048,
+}
+_SDXL_VAE = {"block_out_channels": [128, 256, 512, 512], "force_upcast": False}
+_SDXL_PARAMETERS = {
+    "unet": 2_567_463_684,
+    "vae": 83_653_863,
+    "text_encoder": 123_060_480,
+    "text_encoder_2": 694_659_840,
+}
+_CONTROLNET_PARAMETERS = 1_251_014_160
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a plan needs to know of a base.
+
+    Attributes:
+        name: as the user gave it.
+        parameters: numbers of weights by part ("unet", "vae", "text_encoder", "controlnet_tile", ...).
+        unet, vae: their configurations.
+        here: all its files are on this machine.
+    """
+
+    name: str
+    parameters: Mapping[str, int]
+    unet: Mapping
+    vae: Mapping
+    here: bool = True
+
+    def weights(self, dtype: str, parts: Sequence[str] | None = None) -> int:
+        """Bytes of the parts in a precision; None: of all."""
+        return BYTES[dtype] * sum(self.parameters.get(part, 0) for part in parts or self.parameters)
+
+    @property
+    def factor(self) -> int:
+        """Pixels a latent covers, per side."""
+        return 2 ** (len(self.vae["block_out_channels"]) - 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, and what it takes.
+
+    Attributes:
+        device, dtype, checkpointing: the settings.
+        phases: name -> bytes at its peak.
+        free: bytes free on the device.
+        seconds: estimated time of the networks' work; loading and pictures come on top.
+        remarks: what was picked in place of the recipe's setting, and what must be fetched.
+    """
+
+    device: str
+    dtype: str
+    checkpointing: bool
+    phases: Mapping[str, int]
+    free: int
+    seconds: float
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the peak."""
+        return max(self.phases.values())
+
+    def facts(self) -> dict[str, str]:
+        """The plan in words, by what each is about."""
+        phase = max(self.phases, key=self.phases.get)
+        settings = [self.dtype, "gradient checkpointing"] if self.checkpointing else [self.dtype]
+        return {
+            "device": f"{self.device}, {', '.join(settings)}",
+            "memory": f"about {self.memory / GIB:.1f} GiB ({phase}), {self.free / GIB:.1f} GiB free",
+            "time": f"about {_duration(self.seconds)} and loading",
+        } | ({"note": " ".join(self.remarks)} if self.remarks else {})
+
+    def summary(self) -> str:
+        facts = self.facts()
+        return "; ".join(facts[key] for key in ("device", "memory", "time", "note") if key in facts)
+
+
+# -- the plans --------------------------------------------------------------------------------------------------------
+
+
+def plan_learn(
+    base: str, recipe: Recipe, *, controlnets: Sequence[str], report: bool, free_precision: bool = False
+) -> Plan:
+    """What `learn` takes on this machine, with the leanest settings that are needed.
+
+    Gradient checkpointing is switched on where the run does not fit without it: a third slower, the same style.
+
+    Args:
+        base: "mini", "sdxl", a folder or a checkpoint file.
+        controlnets: kinds that will be loaded.
+        report: the final sheet is drawn too.
+        free_precision: the user chose no recipe, so that float16 may stand in for float32 on a GPU.
+
+    Raises:
+        BaseModelError: the base is not there, or even the leanest settings do not fit.
+        InputError: the recipe names a precision that does not exist.
+    """
+    model, device = inspect_base(base, controlnets), choose_device(_known(recipe.precision))
+    free = free_memory(device)
+    precisions = [recipe.precision]
+    if free_precision and device != "cpu" and recipe.precision == "float32":
+        precisions.append("float16")
+    rate = probe(device, recipe.precision)
+    plans = []
+    for dtype in precisions:
+        for checkpointing in sorted({recipe.training.gradient_checkpointing, True}):
+            phases = _learn_phases(model, recipe, device, dtype, checkpointing, report)
+            seconds = _learn_work(model, recipe, checkpointing) / rate
+            remarks = _remarks(model, recipe, dtype, checkpointing)
+            plans.append(Plan(device, dtype, checkpointing, phases, free, seconds, remarks))
+    return _first_that_fits("learn", model, plans)
+
+
+def plan_apply(
+    base: str, recipe: Recipe, *, controlnets: Sequence[str], size: int | None = None, pictures: int = 1
+) -> Plan:
+    """What `apply` takes on this machine; nothing is picked, since all its settings change the picture.
+
+    Args:
+        size: longer side of the results, px; None: the recipe's.
+        pictures: how many are drawn, samples included.
+
+    Raises: as `plan_learn`.
+    """
+    model, device = inspect_base(base, controlnets), choose_device(_known(recipe.precision))
+    side, dtype = size or recipe.sampling.size, recipe.precision
+    phases = {"drawing": _sum(device, model.weights(dtype), _sampling(model, recipe, side, dtype))}
+    work = pictures * _sampling_work(model, recipe, side)
+    seconds = work / probe(device, dtype)
+    remarks = _remarks(model, recipe, dtype, recipe.training.gradient_checkpointing)
+    return _first_that_fits("apply", model, [Plan(device, dtype, False, phases, free_memory(device), seconds, remarks)])
+
+
+def _known(dtype: str) -> str:
+    if dtype not in BYTES:
+        raise InputError(f"Recipe precision {dtype!r} is not known.", f"Allowed: {', '.join(BYTES)}.")
+    return dtype
+
+
+def _remarks(model: Model, recipe: Recipe, dtype: str, checkpointing: bool) -> tuple[str, ...]:
+    remarks = []
+    if not model.here:
+        remarks.append("What the base lacks on this machine will be downloaded first.")
+    if dtype != recipe.precision:
+        remarks.append(f"{dtype} in place of {recipe.precision}, which does not fit.")
+    if checkpointing and not recipe.training.gradient_checkpointing:
+        remarks.append("Gradient checkpointing is switched on, since it does not fit without: a third slower.")
+    return tuple(remarks)
+
+
+def _first_that_fits(what: str, model: Model, plans: Sequence[Plan]) -> Plan:
+    for plan in plans:
+        if plan.memory <= plan.free:
+            return plan
+    least = min(plans, key=lambda plan: plan.memory)
+    place = "" if least.device == "cpu" else "GPU "
+    ways = ["Free some of it", "use a smaller crop or size" if what == "learn" else "choose a smaller --size"]
+    if least.dtype == "float32" and least.device != "cpu":
+        ways.append('set precision = "float16" in the recipe')
+    raise BaseModelError(
+        f"{what} on base {model.name!r} would need {least.memory / GIB:.1f} GiB of {place}memory at the least, "
+        f"and {least.free / GIB:.1f} GiB are free.",
+        f"{', '.join(ways)}, or use the bundled base mini.",
+    )
+
+
+# -- what a base is ---------------------------------------------------------------------------------------------------
+
+
+def inspect_base(name: str, controlnets: Sequence[str]) -> Model:
+    """Read configurations and headers only; SDXL that is not on this machine yet is known from its published shape.
+
+    Raises:
+        BaseModelError: there is no such base, or its files cannot be read.
+    """
+    try:
+        source = find(name, controlnets, download=False)
+    except BaseModelError:
+        if name != "sdxl" and not Path(name).is_file():
+            raise
+        nets = {f"controlnet_{kind}": _CONTROLNET_PARAMETERS for kind in controlnets}
+        vae = _SDXL_VAE | {"force_upcast": name != "sdxl"}
+        return Model(name, _SDXL_PARAMETERS | nets, _SDXL_UNET, vae, here=False)
+    parts = [part for part in source.folders if part in _SDXL_PARAMETERS or part.startswith("controlnet_")]
+    parameters = {part: _parameters(sorted(source.folders[part].glob("*.safetensors"))) for part in parts}
+    if source.checkpoint:
+        parameters |= _SDXL_PARAMETERS
+    unet, vae = (_configuration(source.folders[part]) for part in ("unet", "vae"))
+    return Model(name, parameters, unet, vae)
+
+
+def _parameters(files: Sequence[Path]) -> int:
+    """Weights in safetensors files, by their headers; what two files both have (another dtype of it) counts once."""
+    numbers = {}
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            numbers |= {name: math.prod(told["shape"]) for name, told in header.items() if name != "__metadata__"}
+        except (OSError, ValueError, KeyError, MemoryError, OverflowError) as fault:
+            raise BaseModelError(f"{file} cannot be read: {fault}.", "Download or save the base model again.") from None
+    return sum(numbers.values())
+
+
+def _configuration(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as fault:
+        raise BaseModelError(f"{folder}/config.json cannot be read: {fault}.", "Download it again.") from None
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a UNet: latents covered by a pixel (per side, as a shift), channels, how many of what."""
+
+    shift: int
+    channels: int
+    before: int  # channels of the level above
+    resnets: int  # at this level, the way down
+    layers: int  # transformer layers, down, up and in the middle
+    middle: bool
+
+
+def levels(unet: Mapping) -> Iterator[Level]:
+    """The levels of a UNet configuration, the widest picture first."""
+    widths, kinds = unet["block_out_channels"], unet["down_block_types"]
+    per, depth = unet["layers_per_block"], unet.get("transformer_layers_per_block", 1)
+    for i, (width, kind) in enumerate(zip(widths, kinds, strict=True)):
+        middle = i == len(widths) - 1
+        blocks = (2 * per + 1 if "CrossAttn" in kind else 0) + middle
+        layers = blocks * (depth[i] if isinstance(depth, Sequence) else depth)
+        yield Level(i, width, widths[max(i - 1, 0)], per, layers, middle)
+
+
+def pass_work(unet: Mapping, height: int, width: int) -> float:
+    """Operations (two a product) of a forward pass over one row of latents (height, width)."""
+    total = 0.0
+    for level in levels(unet):
+        pixels, c = (height >> level.shift) * (width >> level.shift), level.channels
+        down = 9 * (level.before * c + c * c) + 9 * 2 * c * c * (level.resnets - 1)
+        up = (9 * 2 * c * c + 9 * c * c) * level.resnets + 9 * ((c + level.before) * c + c * c)  # skips are joined
+        middle = 2 * 9 * 2 * c * c if level.middle else 0
+        layer = 20 * c * c + 2 * pixels * c  # projections and GEGLU; then QK and AV, cross attention left out
+        total += 2 * pixels * (down + up + middle + level.layers * layer)
+    return total
+
+
+def saved_bytes(unet: Mapping, height: int, width: int, dtype: str, checkpointing: bool, rank: int) -> int:
+    """Bytes one row of latents (height, width) keeps for the backward pass of a LoRA, recomputation included."""
+
+    def kept(level: Level, layers: float, resnets: float, checkpointing: bool) -> float:
+        values = (height >> level.shift) * (width >> level.shift)
+        layer, resnet = SAVED[checkpointing, BYTES[dtype]]
+        wide = 0 if checkpointing else rank * 32  # the LoRA's own, in float32 at 8 projections
+        return values * (layers * (level.channels * layer + wide) + resnets * level.channels * resnet)
+
+    total = 0.0
+    for level in levels(unet):  # what lies before the first attention needs no gradient
+        resnets = level.resnets + 1 + 2 * level.middle + (level.resnets if level.layers else 0)
+        total += kept(level, level.layers, resnets, checkpointing)
+    if checkpointing:  # one piece at a time is done again
+        total += max(kept(level, min(level.layers, 1), 1, False) for level in levels(unet))
+    return int(total)
+
+
+def lora_parameters(unet: Mapping, rank: int, convolutions: bool) -> int:
+    """Parameters of theta_a; with convolutions a little more than there are."""
+    text, total = unet["cross_attention_dim"], 0
+    for level in levels(unet):
+        c = level.channels
+        total += level.layers * rank * (7 * 2 * c + 2 * (c + text) - 2 * c)
+        if convolutions and level.layers:
+            total += level.layers * rank * (9 * 3 * c + 2 * c)
+    return total
+
+
+# -- phases -----------------------------------------------------------------------------------------------------------
+
+
+def _forward(model: Model, height: int, width: int, dtype: str) -> int:
+    """Bytes of a forward pass without gradients over one row of latents."""
+    largest = max((height >> level.shift) * (width >> level.shift) * level.channels for level in levels(model.unet))
+    return WIDENED * largest * BYTES[dtype]
+
+
+def _decoded(model: Model, side: int, dtype: str) -> int:
+    """Bytes the autoencoder takes for one picture of side x side px."""
+    value = 4 if model.vae.get("force_upcast") else BYTES[dtype]
+    return DECODED * side * side * max(model.vae["block_out_channels"][:2]) * value
+
+
+def _sampling(model: Model, recipe: Recipe, side: int, dtype: str) -> int:
+    """Bytes of drawing a picture, beyond the weights."""
+    rows = 2 if recipe.sampling.guidance_scale > 1 else 1
+    latent = side // model.factor
+    return max(rows * _forward(model, latent, latent, dtype), _decoded(model, side, dtype))
+
+
+def _sum(device: str, *parts: int) -> int:
+    return AROUND[device] + int(SLACK[device] * sum(parts))
+
+
+def _learn_phases(
+    model: Model, recipe: Recipe, device: str, dtype: str, checkpointing: bool, report: bool
+) -> dict[str, int]:
+    """Phase -> bytes at its peak; crops are taken as squares."""
+    side = min(recipe.crop or recipe.resolution, recipe.resolution)
+    latent = side // model.factor
+    everything = model.weights(dtype)
+    lora = LORA * lora_parameters(model.unet, recipe.lora.rank, recipe.lora.convolutions)
+    trained = ["unet", "controlnet_tile"] if recipe.training.tile else ["unet"]
+    alone = everything if device == "cpu" else model.weights(dtype, trained)  # see training/run.py, `unet_alone`
+    row = saved_bytes(model.unet, latent, latent, dtype, checkpointing, recipe.lora.rank)
+    forward = _forward(model, latent, latent, dtype)
+    rows = 4 * recipe.batch if recipe.stage_two.iterations else recipe.batch  # L_con keeps two passes over two pairs
+    phases = {
+        "comparing blocks": _sum(device, everything, max(5 * forward, _decoded(model, side, dtype))),
+        "training": _sum(device, alone, lora, rows * row + 2 * recipe.batch * forward),
+    }
+    if recipe.stage_two.iterations:
+        phases["drawing pairs"] = _sum(device, everything, lora, _sampling(model, recipe, side, dtype))
+    if report:
+        phases["drawing the sheet"] = _sum(device, everything, _sampling(model, recipe, recipe.sampling.size, dtype))
+    return phases
+
+
+def _learn_work(model: Model, recipe: Recipe, checkpointing: bool) -> float:
+    """Operations of the whole of `learn` without a report. A backward pass to a LoRA costs as much as its forward."""
+    side = min(recipe.crop or recipe.resolution, recipe.resolution)
+    unit = pass_work(model.unet, side // model.factor, side // model.factor)
+    passes = 3 if checkpointing else 2
+    heard = 0.5 if recipe.training.tile else 0.0  # a ControlNet is half a UNet
+    analysis, count = recipe.analysis, recipe.complement.count
+    each = analysis.steps * (1 + (analysis.renoise_iterations if analysis.inversion == "renoise" else 0))
+    work = 2 * each + recipe.batch * recipe.stage_one.iterations * 2 * (passes + heard)
+    if recipe.stage_two.iterations:
+        late = 1 - recipe.complement.first_segment / analysis.segments
+        work += late * each * (1.25 * count + 1.25 * math.ceil(count / 2))  # both filters
+        steps = 2 * 2 * (passes + heard) + 2 * (2 + 2 * passes + heard)  # L_des, L_emb; L_con
+        work += recipe.batch * recipe.stage_two.iterations * steps
+        work += count * _sampling_work(model, recipe, side) / unit
+    return unit * work
+
+
+def _sampling_work(model: Model, recipe: Recipe, side: int) -> float:
+    """Operations of drawing one picture under the structure conditions."""
+    sampling, latent = recipe.sampling, side // model.factor
+    rows = 2 if sampling.guidance_scale > 1 else 1
+    nets = 1 + 0.5 * sum(part.startswith("controlnet_") for part in model.parameters)
+    return rows * nets * sampling.steps * pass_work(model.unet, latent, latent)
+
+
+# -- this machine -----------------------------------------------------------------------------------------------------
+
+
+def free_memory(device: str) -> int:
+    """Bytes free on a device: "cuda" and "mps" ask the driver, "cpu" the operating system.
+
+    What this process holds on a GPU in reserve counts as free. Where Linux does not tell what is available, half of the
+    whole memory is taken to be.
+    """
+    if device == "cuda":
+        reserve = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + reserve
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def probe(device: str, dtype: str) -> float:
+    """Operations a second that a UNet will reach here: a matrix product is timed, `REACHED` of it is taken."""
+    side = 512 if device == "cpu" else 4096
+    matrix = torch.ones(side, side, dtype=getattr(torch, dtype), device=device)
+    best = math.inf
+    for _ in range(4):
+        start = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return REACHED[device] * 2 * side**3 / best
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def settled(recipe: Recipe, plan: Plan) -> Recipe:
+    """The recipe with the plan's precision."""
+    return recipe if recipe.precision == plan.dtype else replace(recipe, precision=plan.dtype)
