@@ -1,4 +1,4 @@
-"""Learn every real photo and show four designs in its style: a row a photo, flat design, blocks, four results.
+"""Learn every real photo and show designs in its style: a row a photo, flat design, blocks, results.
 
     python benchmarks/real.py -o OUT [--photos NAME ...] [--base BASE] [--recipe RECIPE]
 
@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--base", default="mini")
     parser.add_argument("--recipe")
     parser.add_argument("--guide", choices=("none", "stitches"), default="stitches")
+    parser.add_argument("--stitch", help="stitch family of all the photos, in place of the fitted one")
+    parser.add_argument("--designs", nargs="*", default=SHOWN, help="names without suffix; all if none is given")
+    parser.add_argument("--size", type=int, help="longer side of the results, px")
     parser.add_argument("--edges", choices=("firm", "free"), default="firm")
     options = parser.parse_args()
     real = Path(os.environ.get("TAMBOUR_REAL", ROOT.parent / "shared" / "real"))
@@ -50,7 +53,8 @@ def main() -> None:
     photos |= {path.parent.name: path for path in sorted((real / "pairs").glob("*/photo.*"))}
     if not photos:
         sys.exit(f"There are no real photos in {real}. Set TAMBOUR_REAL.")
-    designs = [next((real / "designs").glob(f"{name}.svg")) for name in SHOWN]
+    named = options.designs or sorted(path.stem for path in (real / "designs").glob("*.svg"))
+    designs = [real / "designs" / f"{name}.svg" for name in named]
 
     import tambour
     from tambour.base import load
@@ -66,9 +70,11 @@ def main() -> None:
         if file.exists():
             style = tambour.inspect(file)
         else:
-            style = tambour.learn(photo, file, base=options.base, recipe=options.recipe, report=options.output / name)
+            how = dict(base=options.base, recipe=options.recipe, stitch=options.stitch)
+            style = tambour.learn(photo, file, **how, report=options.output / name)
         learnt = time.perf_counter()
-        results = tambour.apply(style, designs, base=base, guide=options.guide, edges=options.edges)
+        how = dict(size=options.size, guide=options.guide, edges=options.edges)
+        results = tambour.apply(style, designs, base=base, **how)
         drawn = time.perf_counter()
         for design, result in zip(designs, results, strict=True):
             save_image(result.image, options.output / name / f"{design.stem}.png", overwrite=True)
@@ -78,8 +84,11 @@ def main() -> None:
         rows[-1] += [result.image for result in results]
         told = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {options.guide}"
         labels.append(f"{name}: {style.description}; {told}")
-        print(f"{name:28} learn {learnt - start:6.1f} s, four designs {drawn - learnt:6.1f} s, {told}", flush=True)
-    sheet = contact_sheet(rows, ["photo", "our flat design", "style blocks", *SHOWN], labels, cell=CELL)
+        print(
+            f"{name:28} learn {learnt - start:6.1f} s, stitch {(style.stitch or {}).get('family')}, {len(designs)} designs {drawn - learnt:6.1f} s, {told}",
+            flush=True,
+        )
+    sheet = contact_sheet(rows, ["photo", "our flat design", "style blocks", *named], labels, cell=CELL)
     print(save_image(sheet, options.output / "sheet.jpg", overwrite=True))
 
 
