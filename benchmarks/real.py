@@ -84,10 +84,9 @@ def main() -> None:
         rows[-1] += [result.image for result in results]
         told = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {options.guide}"
         labels.append(f"{name}: {style.description}; {told}")
-        print(
-            f"{name:28} learn {learnt - start:6.1f} s, stitch {(style.stitch or {}).get('family')}, {len(designs)} designs {drawn - learnt:6.1f} s, {told}",
-            flush=True,
-        )
+        family = (style.stitch or {}).get("family")
+        seconds = f"learn {learnt - start:6.1f} s, {len(designs)} designs {drawn - learnt:6.1f} s"
+        print(f"{name:28} {seconds}, stitch {family}, {told}", flush=True)
     sheet = contact_sheet(rows, ["photo", "our flat design", "style blocks", *named], labels, cell=CELL)
     print(save_image(sheet, options.output / "sheet.jpg", overwrite=True))
 
