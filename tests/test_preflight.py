@@ -238,3 +238,14 @@ def test_learn_does_as_planned(command: list[str], toy: Path, machine) -> None:
     run.close()
     claimed = json.loads((work / "plan.json").read_text())
     assert not claimed["recipe"]["training"]["gradient_checkpointing"]  # free memory decides about no style
+
+
+def test_half_precision_on_a_cpu_is_warned_of(toy: Path, machine) -> None:
+    machine("cpu", 8)
+    half = replace(SMALL, precision="float16")
+    assert "slow on a CPU" in plan_apply(str(toy), half, controlnets=("tile",)).summary()
+    assert "slow on a CPU" not in plan_apply(str(toy), SMALL, controlnets=("tile",)).summary()
+
+
+def test_the_probe_tells_a_rate() -> None:
+    assert 1e6 < preflight.probe("cpu", "float32") < 1e14

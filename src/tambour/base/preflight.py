@@ -160,7 +160,7 @@ def plan_learn(
         for checkpointing in sorted({recipe.training.gradient_checkpointing, True}):
             phases = _learn_phases(model, recipe, device, dtype, checkpointing, report)
             seconds = _learn_work(model, recipe, checkpointing) / rate
-            remarks = _remarks(model, recipe, dtype, checkpointing)
+            remarks = _remarks(model, recipe, device, dtype, checkpointing)
             plans.append(Plan(device, dtype, checkpointing, phases, free, seconds, remarks))
     return _first_that_fits("learn", model, plans)
 
@@ -181,7 +181,7 @@ def plan_apply(
     phases = {"drawing": _sum(device, model.weights(dtype), _sampling(model, recipe, side, dtype))}
     work = pictures * _sampling_work(model, recipe, side)
     seconds = work / probe(device, dtype)
-    remarks = _remarks(model, recipe, dtype, recipe.training.gradient_checkpointing)
+    remarks = _remarks(model, recipe, device, dtype, recipe.training.gradient_checkpointing)
     return _first_that_fits("apply", model, [Plan(device, dtype, False, phases, free_memory(device), seconds, remarks)])
 
 
@@ -191,8 +191,10 @@ def _known(dtype: str) -> str:
     return dtype
 
 
-def _remarks(model: Model, recipe: Recipe, dtype: str, checkpointing: bool) -> tuple[str, ...]:
+def _remarks(model: Model, recipe: Recipe, device: str, dtype: str, checkpointing: bool) -> tuple[str, ...]:
     remarks = []
+    if device == "cpu" and dtype == "float16":
+        remarks.append("float16 is slow on a CPU: float32 or bfloat16 in the recipe is faster.")
     if not model.here:
         remarks.append("What the base lacks on this machine will be downloaded first.")
     if dtype != recipe.precision:
@@ -426,12 +428,11 @@ def free_memory(device: str) -> int:
 
 
 def probe(device: str, dtype: str) -> float:
-    """Operations a second that a UNet will reach here: a matrix product is timed, `REACHED` of it is taken."""
+    """Operations a second that a UNet will reach here: `REACHED` of a matrix product's, the best of a third second."""
     side = 512 if device == "cpu" else 4096
     matrix = torch.ones(side, side, dtype=getattr(torch, dtype), device=device)
-    best = math.inf
-    for _ in range(4):
-        start = time.perf_counter()
+    best, end = math.inf, time.perf_counter() + 0.3
+    while (start := time.perf_counter()) < end:
         float((matrix @ matrix)[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - start)
     return REACHED[device] * 2 * side**3 / best
@@ -440,7 +441,9 @@ def probe(device: str, dtype: str) -> float:
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 48 * 3600:
+        return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
 
 
 def settled(recipe: Recipe, plan: Plan) -> Recipe:
