@@ -162,3 +162,7 @@ def test_a_stage_travels_in_few_small_files(pictures: data.Corpus, vae, tmp_path
     image = data.to_tensor(pictures.picture[:1])
     kept = type(vae).from_pretrained(work / "vae")
     assert torch.allclose(kept.encode(image).latents, vae.encode(image).latents, atol=0.02)
+    model.save_base(again, kept, tmp_path / "base")
+    model.adopt(tmp_path / "base", tmp_path / "next", "a")
+    train.load_average(tmp_path / "next" / "a.safetensors", networks)
+    assert torch.equal(networks.tile.conv_in.weight, again.tile.conv_in.weight.float())

@@ -8,6 +8,7 @@ sheet      the evaluation page of a stage
 export     write the base folder
 gpu        corpus, decoder, one stage, sheet in one self-contained run of a few minutes; few and small files
 unpack     put the files of a gpu run into the work folder, to go on from them
+adopt      the same with the weights of a base folder, such as the bundled one
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tambour.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("art", "corpus", "decoder", "stage", "sheet", "export", "gpu", "unpack"))
+    parser.add_argument(
+        "step", choices=("art", "corpus", "decoder", "stage", "sheet", "export", "gpu", "unpack", "adopt")
+    )
     parser.add_argument("--work", type=Path, default=Path("pretrain-work"), help="folder of everything in between")
     parser.add_argument("--name", default="a", help="name of the stage")
     parser.add_argument("--start", help="name of the stage whose averaged weights to start from")
@@ -44,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900, help="time to train")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="sheet, export, gpu: folder to write; unpack: to read")
+    parser.add_argument("--out", type=Path, help="sheet, export, gpu: folder to write; unpack, adopt: to read")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     globals()[f"_{args.step}"](args)
@@ -166,6 +169,10 @@ def _gpu(args: argparse.Namespace) -> None:
 
 def _unpack(args: argparse.Namespace) -> None:
     model.unpack(args.out, args.work, args.name)
+
+
+def _adopt(args: argparse.Namespace) -> None:
+    model.adopt(args.out, args.work, args.name)
 
 
 if __name__ == "__main__":

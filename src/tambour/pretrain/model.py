@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,3 +215,18 @@ def unpack(folder: Path, work: Path, name: str) -> None:
     save_file(
         {key: value for key, value in tensors.items() if not key.startswith("vae.")}, work / f"{name}.safetensors"
     )
+
+
+def adopt(base: Path, work: Path, name: str) -> None:
+    """Put a base folder's weights into a work folder, as `unpack` does: training goes on from what is shipped."""
+    networks = Networks(
+        UNet2DConditionModel.from_pretrained(base / "unet"),
+        ControlNetModel.from_pretrained(base / "controlnet_tile"),
+        ControlNetModel.from_pretrained(base / "controlnet_canny"),
+        CLIPTextModelWithProjection.from_pretrained(base / "text_encoder_2"),
+        CLIPTokenizer.from_pretrained(base / "tokenizer_2"),
+    )
+    vae = AutoencoderTiny.from_pretrained(base / "vae")
+    with tempfile.TemporaryDirectory() as folder:
+        pack(networks, vae, Path(folder), name)
+        unpack(Path(folder), work, name)
