@@ -188,7 +188,8 @@ def pack(networks: Networks, vae: AutoencoderTiny, folder: Path, name: str) -> l
     for file in files:
         file.unlink()
     (folder / "tokenizer").rmdir()
-    notes["vae/config.json"] = json.dumps(dict(vae.config))
+    own = {key: value for key, value in vae.config.items() if key[0] != "_" and key != "block_out_channels"}
+    notes["vae/config.json"] = json.dumps(own)
     paths = [folder / f"{name}-{number}.safetensors" for number in range(len(shards))]
     for path, shard in zip(paths, shards, strict=True):
         save_file(shard, path, metadata=notes)
