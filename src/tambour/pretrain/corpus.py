@@ -2,7 +2,7 @@
 
 Art: three icon packages with clear licences and lettering from OFL fonts, fetched from the npm registry by name
 (`SOURCES`, `FONTS`). HELD OUT of every picture, so that the benchmark's styles are new to the base: the families in
-`HELD_OUT_FAMILIES`, and satin with threads over `THICK_SATIN` mm.
+`HELD_OUT_FAMILIES`, satin with threads over `THICK_SATIN` mm, and knots closer than `DENSE_KNOTS` mm.
 
 A corpus is a folder of `.npz` shards; each holds aligned arrays: `design` and `picture` (N, S, S, 3) uint8, `caption`
 and `kind` (N,) str.
@@ -28,8 +28,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tambour.stitch import FAMILIES, Fabric, Stitch, render, sample_fabric, sample_stitch
 
-HELD_OUT_FAMILIES = ("chain", "sequin")
+HELD_OUT_FAMILIES = ("chain", "sequin", "cord", "sashiko")
 THICK_SATIN = 0.56  # mm
+DENSE_KNOTS = 0.8  # mm from knot to knot: stitch_length / density
 TRAINED_FAMILIES = tuple(f for f in FAMILIES if f not in HELD_OUT_FAMILIES)
 PX_PER_MM = (24.0, 32.0)  # threads of 12 to 18 px at 512 px, large against the 16 px attention token
 SIZE = 512
@@ -158,7 +159,8 @@ def _compose(rng: np.random.Generator, art: list[Art]) -> tuple[Image.Image, str
 
 
 WORDS = {"satin": "satin stitch", "tatami": "tatami stitch", "cross": "cross stitch", "running": "running stitch",
-         "knot": "french knots", "chenille": "chenille"}  # fmt: skip
+         "knot": "french knots", "chenille": "chenille", "seed": "seed stitch", "bead": "beads",
+         "longshort": "long and short stitch", "stem": "stem stitch"}  # fmt: skip
 
 
 def stitch_words(stitch: Stitch, fabric: Fabric, px_per_mm: float) -> str:
@@ -213,7 +215,8 @@ def make_picture(seed: int, art: list[Art]) -> tuple[np.ndarray, np.ndarray, str
     if family == "satin":
         stitch = replace(stitch, thread_width=min(stitch.thread_width, THICK_SATIN))
     if family == "knot":
-        stitch = replace(stitch, angle_field="constant")
+        apart = max(stitch.stitch_length, DENSE_KNOTS * stitch.density)
+        stitch = replace(stitch, angle_field="constant", stitch_length=apart)
     scale = float(rng.uniform(*PX_PER_MM))
     picture = np.asarray(render(design, stitch, fabric, seed=seed, px_per_mm=scale).image)
     return flat, picture, f"{name}, {stitch_words(stitch, fabric, scale)}", family

@@ -1,4 +1,4 @@
-"""The eight families: from thread coordinates to the surface of the threads, one function each, vectorised over pixels.
+"""The fourteen families: from thread coordinates to the threads' surface, one function each, vectorised over pixels.
 
 Every function takes a `Frame` (px), the stitch, its measures in px and a `Dice`, and returns `Threads`.
 """
@@ -18,7 +18,9 @@ PI2 = np.float32(2 * np.pi)
 @dataclass
 class Threads:
     """Surface at M pixels: height px; tx, ty unit fibre tangent in the plane; tint: brightness factor about 1;
-    cover: 0 fabric to 1 thread; shine: weight of mirror-like light (sequins), 0 for fibres; thread: (M,) int32 id."""
+    cover: 0 fabric to 1 thread; thread: (M,) int32 id; shine: weight of mirror-like light (sequins, beads, metal), None
+    for fibres alone; fibre: weight of the fibres' light where there is shine too; centre: px along and across to the
+    middle of the piece (a bead, a seed), where pieces stand alone and are left out rather than cut."""
 
     height: np.ndarray
     tx: np.ndarray
@@ -27,6 +29,8 @@ class Threads:
     cover: np.ndarray
     thread: np.ndarray
     shine: np.ndarray | None = None
+    fibre: np.ndarray | None = None
+    centre: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Dice:
@@ -309,7 +313,191 @@ def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
     return Threads(height, f.tx, f.ty, tint, cover, thread, shine)
 
 
+def seed(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Short stitches of two strands side by side, scattered, each lying its own way."""
+    radius = np.float32(0.5 * width)
+    cell = np.float32(0.66 * length / stitch.density)
+    half = np.float32(max(min(0.5 * length, 0.8 * cell - width), 0.5 * width))  # 0.8: the reach seen from four cells
+    column0 = np.floor(f.u / cell - np.float32(0.5)).astype(np.int32)
+    row0 = np.floor(f.v / cell - np.float32(0.5)).astype(np.int32)
+
+    def lies(row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A cell's stitch as seen from the pixels: px from its middle, its direction, px along, px to its strands."""
+        name = row * np.int32(37) + column
+        x = f.u - (column + np.float32(0.5) + np.float32(0.4) * (dice(name, 0, 51) - np.float32(0.5))) * cell
+        y = f.v - (row + np.float32(0.5) + np.float32(0.4) * (dice(name, 0, 52) - np.float32(0.5))) * cell
+        turn = np.float32(np.pi) * dice(name, 0, 53)
+        c, q = np.cos(turn), np.sin(turn)
+        along, strand = x * c + y * q, np.abs(y * c - x * q) - np.float32(0.9) * radius
+        over = np.maximum(np.abs(along) - (half - np.float32(0.7) * radius), 0)
+        return x, y, c, q, along, strand, np.sqrt(strand * strand + over * over), name
+
+    lowest, which = np.full_like(f.u, 1e9), np.zeros_like(row0)
+    for cell_number in range(4):
+        *_, distance, name = lies(row0 + np.int32(cell_number >> 1), column0 + np.int32(cell_number & 1))
+        distance -= radius * dice(name, 0, 54) * (distance < radius)  # of two that cross, one lies on top
+        which[distance < lowest] = cell_number
+        np.minimum(lowest, distance, out=lowest)
+    x, y, c, q, along, strand, distance, name = lies(row0 + (which >> 1), column0 + (which & 1))
+    body = _round(np.minimum(distance / radius, 1))
+    lift = np.float32(0.25) + np.float32(0.5) * dice(name, 0, 54)
+    arch = np.maximum(1 - np.square(along / half), 0) * lift + lift
+    height = radius * (body * (1 + _plies(strand / radius, along, width, stitch)) + arch * (body > 0))
+    cover = np.clip(radius - distance + np.float32(0.5), 0, 1)
+    tx, ty = f.tx * c - f.ty * q, f.ty * c + f.tx * q
+    return Threads(height, tx, ty, _tint(dice, name, 0, stitch), cover, name, centre=(-x, -y))
+
+
+def bead(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Glass beads strung in rows: round where as long as wide, bugles where longer; each sits a little askew."""
+    pitch, spacing = np.float32(width / stitch.density), np.float32(1.04 * length)
+    row, across = _split(f.v / pitch)
+    part, s = _split(f.u / spacing + dice(row, f.label, 1))
+    x, y = (s - np.float32(0.5)) * spacing, (across - np.float32(0.5)) * pitch
+    scale = np.float32(0.9) + np.float32(0.1) * dice(row, part, 61)
+    middle = np.float32(0.07 * width) * (dice(row, part, 62) - np.float32(0.5))
+    askew = np.float32(0.16 * min(1, width / length))
+    y = y - middle + askew * (dice(row, part, 63) - np.float32(0.5)) * x
+    radius, half = np.float32(0.5 * width) * scale, np.float32(0.5 * length) * scale
+    cap = np.minimum(np.float32(0.95) * half, radius * np.clip(1 - np.float32(0.2) * half / radius, 0.35, 0.85))
+    over = np.maximum(np.abs(x) - half + cap, 0) / cap
+    a = y / radius
+    r = a * a + over * over
+    dome = np.sqrt(np.maximum(1 - r, 0))
+    height = radius * (np.float32(0.3) + np.float32(0.85) * dome) * (r < 1)
+    # glass: the wall is seen through at the rim, the hole as a darker line along the middle
+    core = np.exp(-np.square(a * np.float32(1 / 0.2))) * (1 - over)
+    tint = _tint(dice, row, part, stitch) * (np.float32(0.8) + np.float32(0.4) * dome - np.float32(0.16) * core)
+    cover = np.clip((1 - np.sqrt(r)) * np.minimum(radius, cap) + np.float32(0.5), 0, 1)
+    shine = np.float32(1.7) * (r < 1)
+    return Threads(height, f.tx, f.ty, tint, cover, row * np.int32(37) + part, shine, centre=(-x, -y))
+
+
+def longshort(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Shading in silk: long stitches of unequal length that grow out of each other without a seam, in flowing tones."""
+    pitch = width / stitch.density
+    sway = np.sin(PI2 / (26 * width) * f.u + np.float32(0.37 / pitch) * f.v)
+    sway += np.sin(PI2 / (15 * width) * f.u - np.float32(0.71 / pitch) * f.v)
+    row, across = _split(f.v / pitch + np.float32(0.17) * sway)
+    a = 2 * across - 1
+    start = np.float32(7) * dice(row, f.label, 1)
+    place = f.u / np.float32(length) + start
+    part = np.floor(place).astype(np.int32)
+    ends = [part + np.float32(k) + np.float32(0.84) * (dice(row, part + np.int32(k), 71) - np.float32(0.5))
+            for k in (-1, 0, 1, 2)]  # fmt: skip
+    before, after = place < ends[1], place >= ends[2]
+    first = np.where(before, ends[0], np.where(after, ends[2], ends[1]))
+    last = np.where(before, ends[1], np.where(after, ends[3], ends[2]))
+    part = part - before.astype(np.int32) + after.astype(np.int32)
+    rising, falling = (np.clip(g * np.float32(length / width), 0, None) for g in (place - first, last - place))
+    point = np.minimum(rising / np.float32(0.8), 1)  # comes up through the stitch before
+    tail = np.minimum(falling / np.float32(3.5), 1)  # and tapers into the next
+    body = _round(np.minimum(np.abs(a) / (np.float32(0.5) + np.float32(0.5) * tail), 1))
+    bow = (np.float32(0.6) + np.float32(0.4) * np.sqrt(point)) * (np.float32(0.75) + np.float32(0.25) * tail)
+    lift = np.float32(0.22) * (dice(row, part, 2) - np.float32(0.5))
+    height = 0.5 * width * (0.85 * body * bow + _plies(a, f.u, width, stitch) + lift + np.float32(0.5))
+    middle = (np.float32(0.5) * (first + last) - start) * np.float32(PI2 / 4.6)
+    flow = np.cos(middle + np.float32(6.3) * dice(f.label, 0, 72))
+    tint = _tint(dice, row, part, stitch) + np.float32(0.5 * stitch.colour_variation) * flow
+    return Threads(height, f.tx, f.ty, tint, np.ones_like(a), row * np.int32(31) + part)
+
+
+def cord(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Goldwork: a twisted metal cord laid along rows and held down by small stitches of sewing thread across it."""
+    pitch, radius = np.float32(width / stitch.density), np.float32(0.5 * width)
+    row, across = _split(f.v / pitch)
+    off = (across - np.float32(0.5)) * pitch
+    shift = (row & 1) * np.float32(0.5) + np.float32(0.12) * dice(row, f.label, 1)
+    part, s = _split(f.u / np.float32(length) + shift)
+    thin = np.float32(max(0.13 * width, 0.8))  # half the sewing thread
+    t = (s - np.float32(0.5)) * np.float32(length) + np.float32(0.3) * off
+    pull = np.exp(-np.square(t / (2 * thin)))
+    a = np.clip(off / radius * (1 + np.float32(0.14) * pull), -1, 1)
+    dome = _round(a)
+    helix = f.u / np.float32(0.5 * width) + np.float32(0.62) * np.arcsin(a) + dice(row, f.label, 2)
+    ply, q = _split(helix)
+    strand = _round(2 * q - 1)
+    deep = np.float32(0.16 + 0.3 * stitch.twist)
+    height = radius * (dome * (np.float32(0.8) - deep + deep * strand) - np.float32(0.16) * pull * dome)
+    lean = np.float32(0.62)  # the plies' slope
+    c, q = np.float32(1 / np.sqrt(1 + 0.62**2)), lean * np.float32(1 / np.sqrt(1 + 0.62**2))
+    tx, ty = f.tx * c + f.ty * q, f.ty * c - f.tx * q
+    cover = np.clip(radius - np.abs(off) + np.float32(0.5), 0, 1)
+    tint = _tint(dice, row, ply, stitch) * (np.float32(0.78) + np.float32(0.27) * strand)
+    over = np.abs(t) < thin
+    held = radius * np.float32(0.62) * _round(np.clip(off / (np.float32(1.1) * radius), -1, 1))
+    held += thin * (np.float32(0.2) + _round(np.minimum(np.abs(t) / thin, 1)))
+    height = np.where(over, held, height)
+    tx, ty = np.where(over, -f.ty, tx), np.where(over, f.tx, ty)
+    tint = np.where(over, _tint(dice, row, part, stitch) * np.float32(0.6), tint)
+    metal = ~over * np.float32(0.5)
+    fibre = np.where(over, np.float32(0.3), np.float32(0.9))
+    return Threads(height, tx, ty, tint, cover, row, metal, fibre)
+
+
+def sashiko(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Running stitches along both ways of a grid, every other one on the right side: steps, crosses and flowers of
+    which the cloth is the ground. The rows' phases mirror each other every six, so that the pattern repeats."""
+    mesh, radius = np.float32(1.12 * length / stitch.density), np.float32(0.5 * width)
+    half = np.float32(0.5 * min(length, mesh)) - np.float32(0.1) * radius
+    best = None
+    for turn, (along, across) in enumerate(((f.u, f.v), (f.v, f.u))):
+        wire, off = _split(across / mesh + np.float32(0.5))
+        part, s = _split(along / mesh)
+        mirrored = np.abs((wire % 6) - np.int32(3))
+        phase = (dice(mirrored, turn, 81) > np.float32(0.5)).astype(np.int32)
+        shown = ((part + phase) & 1) == 0
+        drift = np.float32(0.14) * (dice(wire, part, 82 + turn) - np.float32(0.5))
+        off = (off - np.float32(0.5)) * mesh + drift * radius
+        x = (s - np.float32(0.5)) * mesh
+        over = np.maximum(np.abs(x) - (half - radius), 0)
+        distance = np.sqrt(off * off + over * over)
+        body = _round(np.minimum(distance / radius, 1)) * shown
+        arch = np.maximum(1 - np.square(x / half), 0)
+        height = radius * (body * (1.1 + _plies(off / radius, x, width, stitch)) + np.float32(0.5) * arch * (body > 0))
+        cover = np.clip(radius - distance + np.float32(0.5), 0, 1) * shown
+        tx, ty = (f.tx, f.ty) if turn == 0 else (-f.ty, f.tx)
+        now = [height, tx, ty, _tint(dice, wire, part * np.int32(2) + np.int32(turn), stitch), cover]
+        if best is None:
+            best, name = now, wire
+        else:
+            top = cover > best[4]
+            best = [np.where(top, new, old) for new, old in zip(now, best, strict=True)]
+            name = np.where(top, wire + np.int32(4096), name)
+    return Threads(*best, name)
+
+
 def stem(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+    """Rows like rope: each stitch begins beside the middle of the one before and crosses the row on a slant."""
+    pitch, radius = np.float32(1.2 * width / stitch.density), np.float32(0.5 * width)
+    row, across = _split(f.v / pitch)
+    off = (across - np.float32(0.5)) * pitch
+    part, s = _split(f.u / np.float32(0.5 * length) + np.float32(7) * dice(row, f.label, 1))
+    lean = np.float32(0.6 * width)
+    c = np.float32(1 / np.hypot(1, lean / length))
+    q = np.float32(lean / length) * c
+    height, cover, tint, name = np.zeros_like(s), np.zeros_like(s), np.ones_like(s), part
+    for back in (1, 0):
+        t = (s + np.float32(back)) * np.float32(0.5)  # 0 to 1 along the stitch
+        x = (t - np.float32(0.5)) * np.float32(length)
+        y = (off - (t - np.float32(0.5)) * lean) * c
+        over = np.maximum(np.abs(x) - np.float32(max(0.5 * length - 0.7 * radius, 0.2 * length)), 0)
+        distance = np.sqrt(y * y + over * over)
+        body = _round(np.minimum(distance / radius, 1))
+        arch = 1 - np.square(2 * t - 1)
+        this = part - np.int32(back)
+        new = radius * (
+            body * (np.float32(0.85) + _plies(y / radius, x, width, stitch))
+            + (np.float32(0.75) * arch + np.float32(0.2) * t) * (body > 0)
+        )
+        top = new > height
+        height, name = np.where(top, new, height), np.where(top, this, name)
+        tint = np.where(top, _tint(dice, row, this, stitch), tint)
+        cover = np.maximum(cover, np.clip(radius - distance + np.float32(0.5), 0, 1))
+    return Threads(height, f.tx * c - f.ty * q, f.ty * c + f.tx * q, tint, cover, row)
+
+
+def line(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """A line too narrow for the family: slanted stitches laid along it. `f.v` is 0 at its edge, 1 in its middle."""
     a = 1 - np.minimum(f.v, 1)
     part, s = _split(f.u / np.float32(1.5 * width) + np.float32(0.4) * f.v)
@@ -319,13 +507,14 @@ def stem(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
 
 
 DRAW = {"satin": satin, "tatami": tatami, "cross": cross, "chain": chain, "running": running, "knot": knot,
-        "chenille": chenille, "sequin": sequin, "stem": stem}  # fmt: skip
+        "chenille": chenille, "sequin": sequin, "seed": seed, "bead": bead, "longshort": longshort, "cord": cord,
+        "sashiko": sashiko, "stem": stem, "line": line}  # fmt: skip
 
 
 def row_pitch(stitch: Stitch, width: float, length: float) -> float:
     """Distance of two rows in px, for fields that follow the outline."""
-    if stitch.family == "chain":
-        return 2.8 * width / stitch.density
+    if stitch.family in ("chain", "stem"):
+        return (2.8 if stitch.family == "chain" else 1.2) * width / stitch.density
     if stitch.family in ("knot", "sequin"):
         return 0.87 * length / stitch.density
     return length if stitch.family == "cross" else width / stitch.density

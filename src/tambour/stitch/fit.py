@@ -26,11 +26,17 @@ PATCH = 192  # px, side of a rendered patch
 WINDOW = 192  # px, side of the windows that are read from the photo
 SCALE = 20.0  # px a mm of the patches
 WIDTHS = (3.5, 5.5, 8.5, 13.0, 20.0)  # px, thread widths of the atlas
-_PROPORTIONS = {"satin": (28.0,), "cross": (3.1,), "knot": (2.6, 3.4), "sequin": (4.5, 6.0), "chenille": (1.3, 1.8)}
-_SHAPED = {"chain": "contour", "chenille": "contour"}  # the others: "axis"
+_PROPORTIONS = {"satin": (28.0,), "cross": (3.1,), "knot": (2.6, 3.4), "sequin": (4.5, 6.0), "chenille": (1.3, 1.8),
+                "bead": (0.9, 2.4), "longshort": (10.0,), "cord": (2.6, 3.8), "sashiko": (2.8, 3.6),
+                "stem": (6.0, 8.0)}  # fmt: skip
+_SHAPED = {"chain": "contour", "chenille": "contour", "bead": "contour", "cord": "contour", "stem": "contour"}
+_SCALES = {"chenille": 1.6, "knot": 0.7, "sequin": 0.7, "bead": 2.2, "cord": 1.6, "seed": 0.8}  # of the widths
+_GRIDS = ("cross", "knot", "sequin", "seed", "sashiko")  # worked on a grid whatever the shape
 # Nearly all embroidery is filled with satin or tatami, so the others must fit better by this much.
 _RARITY = {"satin": 0.0, "tatami": 0.0, "cross": 0.08, "chain": 0.12, "running": 0.1, "knot": 0.05, "chenille": 0.14,
-           "sequin": 0.2}  # fmt: skip
+           "sequin": 0.2, "seed": 0.2, "bead": 0.2, "longshort": 0.2, "cord": 0.2, "sashiko": 0.2,
+           "stem": 0.2}  # fmt: skip
+_UNNAMED = ("satin", "tatami", "cross", "chain", "running", "knot", "chenille", "sequin")  # chosen without being named
 _STEPS = {"thread_width": 0.22, "stitch_length": 0.2, "density": 0.08, "relief": 0.25, "twist": 0.25, "sheen": 0.25,
           "pile": 0.25}  # fmt: skip
 _LOGARITHMIC = ("thread_width", "stitch_length")
@@ -123,9 +129,9 @@ def _atlas_stitches() -> tuple[Stitch, ...]:
     """Every family at several thread widths and proportions."""
     stitches = []
     for family, width, field in product(FAMILIES, WIDTHS, ("constant", "shaped")):
-        if field == "shaped" and family in ("cross", "knot", "sequin"):  # worked on a grid whatever the shape
+        if field == "shaped" and family in _GRIDS:
             continue
-        width = width / SCALE * (1.6 if family == "chenille" else 0.7 if family in ("knot", "sequin") else 1)
+        width = width / SCALE * _SCALES.get(family, 1.0)
         field = _SHAPED.get(family, "axis") if field == "shaped" else field
         typical = replace(default_stitch(family), angle_field=field, angle=30.0 if field == "constant" else 0.0)
         for proportion in _PROPORTIONS.get(family, (3.4, 5.5)):
@@ -167,7 +173,7 @@ def _possible(pixels: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
         coherence = np.hypot(tensor[..., 0], tensor[..., 1]) / (tensor[..., 2] + 1e-3)
         parallel = max(parallel, float((coherence * weight).sum() / (weight.sum() + 1e-6)))
     points = ("cross", "knot", "sequin")
-    return tuple(f for f in FAMILIES if not (parallel > 0.42 if f in points else parallel < 0.34))
+    return tuple(f for f in _UNNAMED if not (parallel > 0.42 if f in points else parallel < 0.34))
 
 
 def _leaders(target: np.ndarray, families: tuple[str, ...]) -> list[Stitch]:
@@ -213,7 +219,7 @@ def _direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch, across: flo
     which the rows repeat; else each region had its own direction: "axis" for satin and tatami, "contour" for families
     that are worked in rows along outlines.
     """
-    if stitch.family in ("cross", "knot"):
+    if stitch.family in ("cross", "knot", "seed"):
         return 0.0, "constant"
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine = cv2.GaussianBlur(grey, (0, 0), max(0.8, 0.15 * stitch.thread_width * SCALE))
@@ -224,7 +230,7 @@ def _direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch, across: flo
     cosine, sine = float((weight * (gx * gx - gy * gy)).sum()), float((weight * 2 * gx * gy).sum())
     coherence = np.hypot(cosine, sine) / max(float((weight * power).sum()), 1e-6)
     if stitch.family != "sequin" and coherence < 0.25:
-        return 0.0, "axis" if stitch.family in ("satin", "tatami") else "contour"
+        return (0.0, "axis") if stitch.family in ("satin", "tatami", "longshort") else (0.0, "contour")
     if across is None:
         across = 0.5 * np.arctan2(sine, cosine)
     return float((np.degrees(across) + 180) % 180 - 90), "constant"

@@ -33,11 +33,13 @@ class Surface:
     shine: np.ndarray
 
 
-def illuminate(surface: Surface, regions: Regions, cloth: np.ndarray, light: Light) -> np.ndarray:
+def illuminate(surface: Surface, regions: Regions, cloth: np.ndarray, dye: np.ndarray, light: Light) -> np.ndarray:
     """Shade the surface: Lambert, fibre highlight after Kajiya and Kay, mirror highlight, crevices and cast shadows.
 
     Args:
         cloth: (3,) float32 colour of the bare fabric in [0, 1].
+        dye: (R + 1,) float32 by label: how far the cloth between a region's stitches takes the region's colour, so that
+            open stitches keep the design's colours.
     Returns:
         (H, W, 3) uint8 RGB; the mean of every region is near its colour.
     """
@@ -49,12 +51,14 @@ def illuminate(surface: Surface, regions: Regions, cloth: np.ndarray, light: Lig
     around = cv2.GaussianBlur(height, (0, 0), sigma)
     glossy = bool(surface.shine.any())
     image = np.empty((*height.shape, 3), np.float32)
+    ground = cloth + (regions.colours - cloth) * dye[:, None]
+    ground[0] = cloth
     rows = max(1, STRIP // height.shape[1])
     strips = [np.s_[top : top + rows] for top in range(0, height.shape[0], rows)]
     for strip in strips:
         part = Surface(*(getattr(surface, name)[strip] for name in Surface.__dataclass_fields__))
         shade, spec = _shade(part, gx[strip], gy[strip], around[strip], shadow[strip], sigma, light, glossy)
-        image[strip] = _paint(part, labels[strip], regions.colours, cloth, shade, spec)
+        image[strip] = _paint(part, labels[strip], regions.colours, ground, shade, spec)
     for _ in range(2):
         gains = _gains(image, labels, regions.colours, cloth, surface.cover)
         for strip in strips:
@@ -113,11 +117,9 @@ def _shade(
 
 
 def _paint(
-    part: Surface, labels, colours: np.ndarray, cloth: np.ndarray, shade: np.ndarray, spec: np.ndarray
+    part: Surface, labels, colours: np.ndarray, ground: np.ndarray, shade: np.ndarray, spec: np.ndarray
 ) -> np.ndarray:
-    """(h, W, 3) lit colours of one strip. Between the stitches of a region the cloth is mostly in its colour."""
-    ground = cloth + (colours - cloth) * np.float32(0.65)
-    ground[0] = cloth
+    """(h, W, 3) lit colours of one strip; `colours` of the thread and `ground` of the cloth under it, (R + 1, 3)."""
     ground = ground.take(labels, 0)
     ground *= part.tone[..., None]
     thread = colours.take(labels, 0)

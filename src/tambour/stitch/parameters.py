@@ -12,7 +12,8 @@ import numpy as np
 
 from tambour.errors import InputError
 
-FAMILIES: tuple[str, ...] = ("satin", "tatami", "cross", "chain", "running", "knot", "chenille", "sequin")
+FAMILIES: tuple[str, ...] = ("satin", "tatami", "cross", "chain", "running", "knot", "chenille", "sequin",
+                             "seed", "bead", "longshort", "cord", "sashiko", "stem")  # fmt: skip
 ANGLE_FIELDS: tuple[str, ...] = ("constant", "axis", "contour")
 FABRICS: tuple[str, ...] = ("weave", "twill", "felt", "aida", "plain")
 
@@ -36,9 +37,12 @@ class Stitch:
 
     Attributes:
         family: one of `FAMILIES`.
-        thread_width: mm; for knot and sequin the width of the thread that makes them, their size is `stitch_length`.
+        thread_width: mm; for knot and sequin the width of the thread that makes them, their size is `stitch_length`;
+            bead: diameter of the beads; cord, chenille: width of the cord.
         stitch_length: mm; satin: where long threads are split; cross: side of a cell; chain: a loop;
-            knot, sequin: diameter; chenille: distance of the loops along a cord is a quarter of it.
+            knot, sequin: diameter; chenille: distance of the loops along a cord is a quarter of it; bead: length along
+            the row (longer than wide: bugles); longshort: mean length, single stitches differ; cord: distance of the
+            stitches that hold it; sashiko: one stitch, a side of the grid.
         density: threads a thread width; 1 touches, below 1 leaves gaps, above 1 overlaps.
         angle: degrees, direction of the threads (of the rows, of the grid).
         angle_field: "constant": `angle` everywhere; "axis": `angle` is counted from across each region's main axis;
@@ -124,6 +128,21 @@ _TYPICAL: dict[str, dict] = {
     "knot": dict(thread_width=0.3, stitch_length=0.95, sheen=0.35, twist=0.5),
     "chenille": dict(thread_width=1.0, stitch_length=1.5, angle_field="contour", sheen=0.1, twist=0.2, pile=0.7),
     "sequin": dict(thread_width=0.3, stitch_length=1.5, sheen=0.9, twist=0.2),
+    "seed": dict(thread_width=0.38, stitch_length=1.5, density=0.9, sheen=0.35, twist=0.6),
+    "bead": dict(thread_width=1.2, stitch_length=1.05, angle_field="contour", sheen=0.8, twist=0.0, pile=0.0),
+    "longshort": dict(
+        thread_width=0.45,
+        stitch_length=4.5,
+        angle=90.0,
+        angle_field="axis",
+        sheen=0.75,
+        twist=0.2,
+        pile=0.05,
+        colour_variation=0.4,
+    ),
+    "cord": dict(thread_width=0.85, stitch_length=2.6, angle_field="contour", sheen=0.85, twist=0.6, pile=0.0),
+    "sashiko": dict(thread_width=0.42, stitch_length=1.3, sheen=0.2, twist=0.6),
+    "stem": dict(thread_width=0.48, stitch_length=3.0, angle_field="contour", sheen=0.45, twist=0.5),
 }
 
 # Ranges from which training data is drawn: thread_width, stitch_length / thread_width, sheen, twist, pile, density.
@@ -136,6 +155,12 @@ _DRAWS: dict[str, dict[str, tuple[float, float]]] = {
     "knot": dict(thread_width=(0.26, 0.38), ratio=(2.6, 3.6), sheen=(0.15, 0.6), twist=(0.3, 0.8), pile=(0, 0.3)),
     "chenille": dict(thread_width=(0.75, 1.3), ratio=(1.2, 1.9), sheen=(0.0, 0.2), twist=(0.0, 0.5), pile=(0.4, 1.0)),
     "sequin": dict(thread_width=(0.25, 0.35), ratio=(4.0, 6.5), sheen=(0.6, 1.0), twist=(0.0, 0.5), pile=(0, 0.05)),
+    "seed": dict(thread_width=(0.34, 0.5), ratio=(2.9, 4.2), sheen=(0.1, 0.6), twist=(0.3, 0.9), pile=(0, 0.3)),
+    "bead": dict(thread_width=(0.9, 1.6), ratio=(0.8, 2.6), sheen=(0.5, 1.0), twist=(0.0, 0.1), pile=(0, 0.0)),
+    "longshort": dict(thread_width=(0.36, 0.6), ratio=(7.0, 13.0), sheen=(0.4, 1.0), twist=(0.1, 0.5), pile=(0, 0.15)),
+    "cord": dict(thread_width=(0.65, 1.1), ratio=(2.4, 4.2), sheen=(0.6, 1.0), twist=(0.3, 0.9), pile=(0, 0.05)),
+    "sashiko": dict(thread_width=(0.36, 0.52), ratio=(2.6, 3.8), sheen=(0.05, 0.4), twist=(0.3, 0.9), pile=(0, 0.3)),
+    "stem": dict(thread_width=(0.4, 0.62), ratio=(5.5, 9.0), sheen=(0.2, 0.7), twist=(0.3, 0.8), pile=(0, 0.25)),
 }
 
 
@@ -148,15 +173,23 @@ def sample_stitch(rng: np.random.Generator, family: str) -> Stitch:
     fields = {"satin": ("axis", "axis", "constant"), "tatami": ("constant", "constant", "axis"),
               "chain": ("contour", "contour", "constant"), "running": ("constant", "contour", "axis"),
               "chenille": ("contour", "contour", "constant"), "sequin": ("constant",), "knot": ("constant", "contour"),
-              "cross": ("constant",)}[family]  # fmt: skip
+              "cross": ("constant",), "seed": ("constant",), "bead": ("contour", "contour", "constant"),
+              "longshort": ("axis", "axis", "constant"), "cord": ("contour", "contour", "constant"),
+              "sashiko": ("constant",), "stem": ("contour", "contour", "constant")}[family]  # fmt: skip
     field = str(rng.choice(fields))
+    if family == "bead" and ratio > 1.4:  # bugles do not bend
+        field = "axis"
     angle = float(rng.uniform(-90, 90)) if field == "constant" else float(rng.normal(0, 12))
-    if family == "cross":
+    if family in ("cross", "sashiko"):
         angle = 0.0 if rng.random() < 0.8 else 45.0
+    if family == "longshort" and field == "axis":
+        angle += 90.0  # along the shape, as silk is shaded
+    density = {"running": (0.55, 0.85), "seed": (0.85, 1.1), "bead": (0.92, 1.02), "cord": (0.88, 1.02),
+               "sashiko": (0.85, 1.05)}.get(family, (0.92, 1.1))  # fmt: skip
     return Stitch(
         family=family,
         stitch_length=draw["thread_width"] * ratio,
-        density=float(rng.uniform(0.55, 0.85) if family == "running" else rng.uniform(0.92, 1.1)),
+        density=float(rng.uniform(*density)),
         angle=angle,
         angle_field=field,
         colour_variation=float(rng.uniform(0.1, 0.6)),
@@ -188,12 +221,18 @@ def describe(stitch: Stitch) -> str:
         "chenille": "chenille embroidery",
         "sequin": "sequins",
         "tatami": "tatami fill stitch",
+        "bead": "bugle beads" if stitch.stitch_length > 1.7 * stitch.thread_width else "glass beads",
+        "longshort": "long and short stitch",
+        "cord": "couched metal cord",
+        "sashiko": "sashiko",
     }
     name = names.get(stitch.family, f"{stitch.family} stitch")
     words = [("glossy " if stitch.sheen > 0.65 else "matte " if stitch.sheen < 0.25 else "") + name]
     if stitch.family in ("knot", "sequin"):
         size = stitch.stitch_length / 1.25
         words.append("small" if size < 0.7 else "large" if size > 1.15 else "medium")
+    elif stitch.family == "bead":
+        words.append("small" if width < 0.88 else "large" if width > 1.12 else "medium")
     else:
         words.append("fine thread" if width < 0.88 else "thick thread" if width > 1.12 else "medium thread")
     if stitch.angle_field == "contour":

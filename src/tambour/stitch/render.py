@@ -11,7 +11,7 @@ from PIL import Image
 from tambour.errors import InputError
 from tambour.stitch import frames
 from tambour.stitch.fabric import fabric_surface
-from tambour.stitch.families import DRAW, Dice, row_pitch
+from tambour.stitch.families import DRAW, Dice, Threads, row_pitch
 from tambour.stitch.light import Surface, illuminate
 from tambour.stitch.parameters import Fabric, Light, Stitch
 from tambour.stitch.regions import find_regions
@@ -71,7 +71,8 @@ def render(
     kinds = [(region_overrides or {}).get(label, stitch) for label in range(count)]
     _Needle(surface, labels, Dice(rng), px_per_mm).stitch(kinds)
     cloth = np.asarray(fabric.colour, np.float32) / 255 if fabric.colour else regions.colours[0]
-    image = illuminate(surface, regions, cloth, light)
+    dye = np.float32([0.25 if kind.family == "sashiko" else 0.65 for kind in kinds])  # of the cloth between stitches
+    image = illuminate(surface, regions, cloth, dye, light)
     return Rendered(Image.fromarray(image), surface.height, labels > 0, labels)
 
 
@@ -116,7 +117,7 @@ class _Needle:
         half = np.maximum(breadth / 2, 1).astype(np.float32)
         frame = replace(frame, v=(frame.v + np.float32(0.5)) / half[frame.label])
         width = max(float(2 * half[np.unique(frame.label)].mean()), 2.0)
-        self._sew(where, frame, replace(kind, sheen=min(kind.sheen, 0.5)), "stem", width, 1.0)
+        self._sew(where, frame, replace(kind, sheen=min(kind.sheen, 0.5)), "line", width, 1.0)
 
     def _fill(self, where: np.ndarray, kind: Stitch, axes, contours: frames.Contours | None, count: int) -> None:
         """Regions filled with their family, and their satin border."""
@@ -150,7 +151,10 @@ class _Needle:
             span = slice(start, start + CHUNK)
             part, place = frame.part(span), where[span]
             threads = draw(part, kind, width, length, self.dice)
-            self._serrate(part, threads, width)
+            if threads.centre is None:
+                self._serrate(part, threads, width)
+            else:
+                self._leave_out(part, threads, width, kind.angle_field == "contour")
             if kind.pile > 0 and geometry != "chenille":
                 threads.height += np.float32(0.02 * kind.pile * min(width, 12)) * self.dice.fuzz(part.x, part.y)
             # threads come up out of the cloth at the region's edge
@@ -164,8 +168,26 @@ class _Needle:
                 flat["fibre"][place] = np.float32(kind.sheen) * cover
             else:
                 flat["shine"][place] = np.float32(0.3 + 0.7 * kind.sheen) * threads.shine * cover
+                if threads.fibre is not None:
+                    flat["fibre"][place] = np.float32(kind.sheen) * threads.fibre * cover
 
-    def _serrate(self, part: frames.Frame, threads, width: float) -> None:
+    def _leave_out(self, part: frames.Frame, threads: Threads, width: float, inward: bool) -> None:
+        """Pieces that stand alone: none whose middle is less than a third of their width inside the region, and none
+        where rows along an outline meet those from its other side."""
+        along, across = threads.centre
+        if inward:  # rows along an outline are counted to the left of its direction
+            across = -across
+        rows, columns = self.labels.shape
+        column = np.clip(np.rint(part.x + along * part.tx - across * part.ty), 0, columns - 1).astype(np.intp)
+        row = np.clip(np.rint(part.y + along * part.ty + across * part.tx), 0, rows - 1).astype(np.intp)
+        depth = self.depth[row, column]
+        inside = (self.labels[row, column] == part.label) & (depth > min(0.33 * width, 8.0))
+        if inward:
+            inside &= depth > part.depth - across - np.float32(0.2 * width)
+        threads.cover *= inside
+        threads.height *= inside
+
+    def _serrate(self, part: frames.Frame, threads: Threads, width: float) -> None:
         """Thread ends at a region's edge: each a little shorter or longer than the next."""
         reach = np.float32(min(0.22 * width, 2.2))
         near = np.flatnonzero(part.depth < reach + 1.5)
