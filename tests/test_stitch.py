@@ -13,13 +13,17 @@ from tambour.errors import InputError
 from tambour.stitch import (
     FABRICS,
     FAMILIES,
+    Camera,
     Fabric,
     Light,
     Stitch,
     default_stitch,
     describe,
+    photograph,
     render,
+    sample_camera,
     sample_fabric,
+    sample_lights,
     sample_stitch,
     stitch_values,
 )
@@ -136,7 +140,7 @@ def test_every_field_scale_and_size_is_finite(family: str) -> None:
         for scale in (0.5, 4.0, 20.0, 400.0):
             for field in ("constant", "axis", "contour"):
                 stitch = replace(default_stitch(family), angle_field=field, border=size == 33)
-                rendered = render(drawing(size), stitch, Fabric(FABRICS[size % 5]), px_per_mm=scale)
+                rendered = render(drawing(size), stitch, Fabric(FABRICS[size % len(FABRICS)]), px_per_mm=scale)
                 assert np.isfinite(rendered.height).all()
                 assert np.asarray(rendered.image).std() > 0
 
@@ -177,6 +181,104 @@ def test_light_comes_from_where_the_lamp_stands() -> None:
     assert np.corrcoef(slope[steep], (left - right).mean(2)[steep])[0, 1] > 0.5  # rising to the right faces left
 
 
+EXTRAS = ("variegation", "metallic", "wear", "fuzz", "unevenness")
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_extras_keep_outline_and_colour(name: str) -> None:
+    design = np.asarray(drawing(), np.float32)
+    for family in FAMILIES:
+        stitch = replace(default_stitch(family), **{name: 0.8})
+        plain, once, again = (render(drawing(), s, seed=4) for s in (default_stitch(family), stitch, stitch))
+        assert np.array_equal(once.image, again.image) and np.isfinite(once.height).all()
+        assert not np.array_equal(once.image, plain.image) and np.array_equal(once.mask, plain.mask)
+        for label in (1, 2, 4) if family != "sashiko" else ():
+            error = np.asarray(once.image, np.float32)[once.labels == label].mean(0) - design[
+                once.labels == label
+            ].mean(0)
+            assert np.abs(error).max() < 40, (family, label, error)
+
+
+def test_each_extra_does_what_it_says() -> None:
+    stitch, grey = default_stitch("tatami"), Fabric("plain", colour=(200, 200, 200))
+    plain = render(drawing(), stitch, grey)
+    made = {name: render(drawing(), replace(stitch, **{name: 0.8}), grey) for name in EXTRAS}
+    pixels = {name: np.asarray(rendered.image, np.float32) for name, rendered in made.items()}
+    before, label = np.asarray(plain.image, np.float32), plain.labels
+    spreads = []
+    for variegation in (0.0, 0.8):
+        cloth = render(
+            Image.new("RGB", (256, 256), BLUE), replace(stitch, variegation=variegation), background="stitch"
+        )
+        smooth = cv2.GaussianBlur(np.float32(cloth.image), (0, 0), 6)
+        spreads.append(smooth.std((0, 1)).mean())
+    assert spreads[1] > 2 * spreads[0]
+    tops = [np.percentile(p.max(2)[label == 1], 98) for p in (before, pixels["metallic"])]
+    assert tops[1] > tops[0]
+    assert made["wear"].height[plain.mask].mean() < 0.9 * plain.height[plain.mask].mean()
+    changed = np.abs(pixels["fuzz"] - before).max(2) > 4
+    away = cv2.distanceTransform((~plain.mask).astype(np.uint8), cv2.DIST_L2, 5)
+    assert changed[(away > 1) & (away < 8)].any() and not changed[away > 1.3 * 20 + 2].any()
+    bare = Image.new("RGB", (256, 256), BLUE)
+    for family in ("tatami", "running"):
+        rows = Stitch(family, stitch_length=20, twist=0, pile=0)
+        straight, wavy = (
+            render(bare, replace(rows, unevenness=u), background="stitch").height[20:-20, 20:-20].T for u in (0.0, 0.6)
+        )
+        peaks = [np.abs(np.fft.rfft(h - h.mean(), axis=1)).max(1).mean() for h in (straight, wavy)]
+        assert peaks[1] < 0.9 * peaks[0]  # rows wander
+        assert repeat(wavy) == pytest.approx(10, rel=0.1)  # but keep their distance
+
+
+def test_pucker_folds_the_cloth_beside_the_stitches() -> None:
+    design = np.zeros((240, 240, 4), np.uint8)
+    design[:, :80] = (*RED, 255)
+    flat, folded = (render(Image.fromarray(design), Stitch(), Fabric("plain", pucker=p)).height for p in (0.0, 0.8))
+    change = np.abs(folded - flat)
+    assert change[:, :80].max() == 0  # sewn parts lie as before
+    assert change[:, 85:110].max() > max(2, 2 * change[:, 230:].max())
+    along = np.abs(np.diff(folded, axis=0))[:, 90:100].mean()
+    assert along > 2 * np.abs(np.diff(folded, axis=1))[:, 90:100].mean()  # folds run away from the edge
+
+
+@pytest.mark.parametrize("kind", FABRICS)
+def test_fabric_is_weak(kind: str) -> None:
+    fabric = Fabric(kind, colour=(180, 160, 140), pitch={"terry": 0.9, "jersey": 0.8, "aida": 1.4}.get(kind, 0.35))
+    picture = np.asarray(render(Image.new("RGBA", (200, 200)), Stitch(), fabric).image)
+    assert np.abs(picture.mean((0, 1)) - (180, 160, 140)).max() < 6
+    assert picture.std((0, 1)).max() < 16  # of 255
+
+
+def test_several_lights_share() -> None:
+    design, stitch = drawing(96), default_stitch("knot")
+    left, right = Light(180), Light(0)
+    one, twice, both, other = (
+        np.asarray(render(design, stitch, light=lights).image, np.int32)
+        for lights in (left, (left, left), (left, right), (right, left))
+    )
+    assert np.abs(one - twice).max() <= 1
+    assert np.abs(both - other).max() <= 1
+    assert np.abs(both - one).mean() > 2
+    assert {len(sample_lights(np.random.default_rng(k))) for k in range(12)} == {1, 2}
+
+
+def test_camera() -> None:
+    picture = render(drawing(), default_stitch("satin")).image
+    assert np.array_equal(photograph(picture, Camera()), picture)
+    full = Camera(blur=1.2, noise=5, quality=70, vignette=0.5)
+    once, again, other = (np.asarray(photograph(picture, full, seed)) for seed in (1, 1, 2))
+    assert np.array_equal(once, again) and not np.array_equal(once, other)
+    soft, grainy, dark = (
+        np.float32(photograph(picture, camera)) for camera in (Camera(blur=1.5), Camera(noise=6), Camera(vignette=1))
+    )
+    sharp = np.float32(picture)
+    assert cv2.Laplacian(soft, cv2.CV_32F).std() < 0.5 * cv2.Laplacian(sharp, cv2.CV_32F).std()
+    grey = np.abs(sharp - 128).max(2) < 40
+    assert (grainy - sharp)[grey].std() == pytest.approx(6, rel=0.2)
+    assert dark[:4, :4].mean() < 0.65 * sharp[:4, :4].mean() and np.abs(dark - sharp)[78:82, 78:82].max() <= 1
+    assert len({sample_camera(np.random.default_rng(k)) for k in range(9)}) > 5
+
+
 def test_sampling_and_words() -> None:
     rng = np.random.default_rng(0)
     for family in FAMILIES:
@@ -189,7 +291,7 @@ def test_sampling_and_words() -> None:
                 family in ("knot", "chain", "sequin", "chenille", "bead", "cord")
                 or 6.8 <= 20 * stitch.thread_width <= 14
             )
-    assert len({sample_fabric(rng).kind for _ in range(60)}) == len(FABRICS)
+    assert len({sample_fabric(rng).kind for _ in range(200)}) == len(FABRICS)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +301,12 @@ def test_sampling_and_words() -> None:
         lambda: Stitch(angle_field="spiral"),
         lambda: Stitch(thread_width=0),
         lambda: Stitch(sheen=float("nan")),
+        lambda: Stitch(wear=1.5),
+        lambda: Fabric(pucker=-0.1),
+        lambda: Light(elevation=0),
+        lambda: Light(strength=0),
+        lambda: Camera(blur=-1),
+        lambda: Camera(quality=0),
         lambda: Fabric("tweed"),
         lambda: Fabric(contrast=2),
         lambda: sample_stitch(np.random.default_rng(0), "lace"),

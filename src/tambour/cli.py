@@ -283,14 +283,20 @@ def stitch(
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.", show_default=False)],
     family: Annotated[
         str | None,
-        typer.Option("--as", help="satin, tatami, cross, chain, running, knot, chenille or sequin."),
+        typer.Option(
+            "--as",
+            help="satin, tatami, cross, chain, running, knot, chenille, sequin, seed, bead, longshort, cord, sashiko "
+            "or stem.",
+        ),
     ] = None,
     like: Annotated[Path | None, typer.Option("--like", help="Photo whose stitch is fitted.")] = None,
     parameters: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any parameter: thread_width=0.4 (mm), angle=30 ..."),
     ] = None,
-    fabric: Annotated[str, typer.Option("--fabric", help="weave, twill, felt, aida or plain.")] = "weave",
+    fabric: Annotated[
+        str, typer.Option("--fabric", help="weave, twill, felt, aida, plain, satin, jersey, terry or velvet.")
+    ] = "weave",
     fabric_colour: Annotated[str | None, typer.Option("--fabric-colour", help="#rrggbb; else the design's.")] = None,
     size: Annotated[int, typer.Option("--size", help="Longer side of the result, px.")] = 1024,
     mm: Annotated[

@@ -324,8 +324,8 @@ def seed(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     def lies(row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, ...]:
         """A cell's stitch as seen from the pixels: px from its middle, its direction, px along, px to its strands."""
         name = row * np.int32(37) + column
-        x = f.u - (column + np.float32(0.5) + np.float32(0.4) * (dice(name, 0, 51) - np.float32(0.5))) * cell
-        y = f.v - (row + np.float32(0.5) + np.float32(0.4) * (dice(name, 0, 52) - np.float32(0.5))) * cell
+        x = f.u - (column.astype(np.float32) + np.float32(0.3) + np.float32(0.4) * dice(name, 0, 51)) * cell
+        y = f.v - (row.astype(np.float32) + np.float32(0.3) + np.float32(0.4) * dice(name, 0, 52)) * cell
         turn = np.float32(np.pi) * dice(name, 0, 53)
         c, q = np.cos(turn), np.sin(turn)
         along, strand = x * c + y * q, np.abs(y * c - x * q) - np.float32(0.9) * radius
@@ -383,8 +383,8 @@ def longshort(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice)
     start = np.float32(7) * dice(row, f.label, 1)
     place = f.u / np.float32(length) + start
     part = np.floor(place).astype(np.int32)
-    ends = [part + np.float32(k) + np.float32(0.84) * (dice(row, part + np.int32(k), 71) - np.float32(0.5))
-            for k in (-1, 0, 1, 2)]  # fmt: skip
+    whole = part.astype(np.float32)
+    ends = [whole + np.float32(k - 0.42) + np.float32(0.84) * dice(row, part + np.int32(k), 71) for k in (-1, 0, 1, 2)]
     before, after = place < ends[1], place >= ends[2]
     first = np.where(before, ends[0], np.where(after, ends[2], ends[1]))
     last = np.where(before, ends[1], np.where(after, ends[3], ends[2]))
@@ -407,7 +407,7 @@ def cord(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     pitch, radius = np.float32(width / stitch.density), np.float32(0.5 * width)
     row, across = _split(f.v / pitch)
     off = (across - np.float32(0.5)) * pitch
-    shift = (row & 1) * np.float32(0.5) + np.float32(0.12) * dice(row, f.label, 1)
+    shift = (row & 1).astype(np.float32) * np.float32(0.5) + np.float32(0.12) * dice(row, f.label, 1)
     part, s = _split(f.u / np.float32(length) + shift)
     thin = np.float32(max(0.13 * width, 0.8))  # half the sewing thread
     t = (s - np.float32(0.5)) * np.float32(length) + np.float32(0.3) * off

@@ -1,14 +1,14 @@
-"""A surface of threads and cloth under one lamp -> display colours."""
+"""A surface of threads and cloth under one lamp or several -> display colours."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from tambour.stitch.parameters import Light
-from tambour.stitch.regions import Regions
 
 KNEE = np.float32(0.82)  # display level from which highlights are compressed
 BRIGHTEST = np.float32(0.92)  # mean display level of white thread: room for its highlights
@@ -20,7 +20,8 @@ class Surface:
     """What the light needs, all (H, W) float32.
 
     height: px above the cloth; tx, ty: unit fibre tangent; tint: brightness factor of the thread; tone: of the cloth;
-    cover: 0 cloth to 1 thread; fibre, shine: strength of the fibre's and of the mirror's highlight.
+    cover: 0 cloth to 1 thread; fibre, shine: strength of the fibre's and of the mirror's highlight; swing: -1 to 1
+    where along its colours a variegated thread is.
     """
 
     height: np.ndarray
@@ -31,36 +32,47 @@ class Surface:
     cover: np.ndarray
     fibre: np.ndarray
     shine: np.ndarray
+    swing: np.ndarray
 
 
-def illuminate(surface: Surface, regions: Regions, cloth: np.ndarray, dye: np.ndarray, light: Light) -> np.ndarray:
+@dataclass(frozen=True)
+class Inks:
+    """Colours by region label, (R + 1, 3) float32 in [0, 1], row 0 the bare fabric.
+
+    thread: of the threads; ground: of the cloth between them, which open stitches give part of the thread's colour so
+    that regions keep the design's; swing: factor added to a variegated thread at the end of its colours.
+    """
+
+    thread: np.ndarray
+    ground: np.ndarray
+    swing: np.ndarray
+
+
+def illuminate(surface: Surface, labels: np.ndarray, inks: Inks, lights: Sequence[Light]) -> np.ndarray:
     """Shade the surface: Lambert, fibre highlight after Kajiya and Kay, mirror highlight, crevices and cast shadows.
 
     Args:
-        cloth: (3,) float32 colour of the bare fabric in [0, 1].
-        dye: (R + 1,) float32 by label: how far the cloth between a region's stitches takes the region's colour, so that
-            open stitches keep the design's colours.
+        lights: the first one's `ambient` counts; lamps share the rest by their strength.
     Returns:
         (H, W, 3) uint8 RGB; the mean of every region is near its colour.
     """
-    height, labels = surface.height, regions.labels
+    height = surface.height
     gx = cv2.Scharr(height, cv2.CV_32F, 1, 0, scale=1 / 32)
     gy = cv2.Scharr(height, cv2.CV_32F, 0, 1, scale=1 / 32)
-    shadow = _cast_shadow(height, light)
+    shadows = [_cast_shadow(height, light) for light in lights]
     sigma = _crevice_width(height, labels)
     around = cv2.GaussianBlur(height, (0, 0), sigma)
-    glossy = bool(surface.shine.any())
+    glossy, varied = bool(surface.shine.any()), bool(surface.swing.any())
     image = np.empty((*height.shape, 3), np.float32)
-    ground = cloth + (regions.colours - cloth) * dye[:, None]
-    ground[0] = cloth
     rows = max(1, STRIP // height.shape[1])
     strips = [np.s_[top : top + rows] for top in range(0, height.shape[0], rows)]
     for strip in strips:
         part = Surface(*(getattr(surface, name)[strip] for name in Surface.__dataclass_fields__))
-        shade, spec = _shade(part, gx[strip], gy[strip], around[strip], shadow[strip], sigma, light, glossy)
-        image[strip] = _paint(part, labels[strip], regions.colours, ground, shade, spec)
+        lamps = [(light, shadow[strip]) for light, shadow in zip(lights, shadows, strict=True)]
+        shade, spec = _shade(part, gx[strip], gy[strip], around[strip], lamps, sigma, glossy)
+        image[strip] = _paint(part, labels[strip], inks, shade, spec, varied)
     for _ in range(2):
-        gains = _gains(image, labels, regions.colours, cloth, surface.cover)
+        gains = _gains(image, labels, inks, surface.cover)
         for strip in strips:
             lit = image[strip]
             lit *= gains.take(labels[strip], 0)
@@ -93,37 +105,42 @@ def _crevice_width(height: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _shade(
-    part: Surface, gx, gy, around, shadow, sigma: float, light: Light, glossy: bool
+    part: Surface, gx, gy, around, lamps: list[tuple[Light, np.ndarray]], sigma: float, glossy: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Diffuse factor and added highlight of one strip, both (h, W) float32."""
-    lx, ly, lz = (np.float32(value) for value in light.direction())
-    half = np.float32([lx, ly, lz + 1]) / np.float32(np.sqrt(lx * lx + ly * ly + (lz + 1) ** 2))
+    """Diffuse factor and added highlight of one strip, both (h, W) float32; `lamps`: each with its shadow (h, W)."""
+    ambient, total = np.float32(lamps[0][0].ambient), sum(light.strength for light, _ in lamps)
     upright = 1 / np.sqrt(1 + gx * gx + gy * gy)
-    lambert = np.maximum((lz - gx * lx - gy * ly) * upright, 0)
     slope = gx * part.tx + gy * part.ty  # the tangent lifted onto the surface
-    along = (part.tx * half[0] + part.ty * half[1] + slope * half[2]) / np.sqrt(1 + slope * slope)
-    sine = np.square(1 - along * along)
-    fibre = np.square(np.square(sine)) * sine * part.fibre * lambert * upright  # sin^10
+    steep = np.sqrt(1 + slope * slope)
     open_sky = np.clip(1 - (around - part.height) * np.float32(0.55 / sigma), np.float32(0.4), np.float32(1.12))
-    lit = 1 - np.float32(0.55) * np.minimum(shadow * np.float32(0.5), 1)
-    shade = (np.float32(light.ambient) + np.float32(1 - light.ambient) / lz * lambert * lit) * open_sky
-    spec = np.float32(0.75) * fibre * lit * open_sky
-    if glossy:
-        mirror = np.maximum((half[2] - gx * half[0] - gy * half[1]) * upright, 0)
-        broad = np.square(np.square(np.square(mirror)))  # power 8
-        sharp = np.square(np.square(np.square(broad)))  # power 64
-        spec += (np.float32(0.35) * broad + np.float32(0.9) * sharp) * part.shine * lit
-    return shade, spec
+    shade = spec = np.float32(0)
+    for light, shadow in lamps:
+        lx, ly, lz = (np.float32(value) for value in light.direction())
+        half = np.float32([lx, ly, lz + 1]) / np.float32(np.sqrt(lx * lx + ly * ly + (lz + 1) ** 2))
+        lambert = np.maximum((lz - gx * lx - gy * ly) * upright, 0)
+        along = (part.tx * half[0] + part.ty * half[1] + slope * half[2]) / steep
+        sine = np.square(1 - along * along)
+        fibre = np.square(np.square(sine)) * sine * part.fibre * lambert * upright  # sin^10
+        share = np.float32(light.strength / total)
+        lit = share * (1 - np.float32(0.55) * np.minimum(shadow * np.float32(0.5), 1))
+        shade = shade + (1 - ambient) / lz * lambert * lit
+        spec = spec + np.float32(0.75) * fibre * lit * open_sky
+        if glossy:
+            mirror = np.maximum((half[2] - gx * half[0] - gy * half[1]) * upright, 0)
+            broad = np.square(np.square(np.square(mirror)))  # power 8
+            sharp = np.square(np.square(np.square(broad)))  # power 64
+            spec += (np.float32(0.35) * broad + np.float32(0.9) * sharp) * part.shine * lit
+    return (ambient + shade) * open_sky, spec
 
 
-def _paint(
-    part: Surface, labels, colours: np.ndarray, ground: np.ndarray, shade: np.ndarray, spec: np.ndarray
-) -> np.ndarray:
-    """(h, W, 3) lit colours of one strip; `colours` of the thread and `ground` of the cloth under it, (R + 1, 3)."""
-    ground = ground.take(labels, 0)
+def _paint(part: Surface, labels, inks: Inks, shade: np.ndarray, spec: np.ndarray, varied: bool) -> np.ndarray:
+    """(h, W, 3) lit colours of one strip."""
+    ground = inks.ground.take(labels, 0)
     ground *= part.tone[..., None]
-    thread = colours.take(labels, 0)
+    thread = inks.thread.take(labels, 0)
     thread *= part.tint[..., None]
+    if varied:
+        thread *= 1 + part.swing[..., None] * inks.swing.take(labels, 0)
     glow = (thread * np.float32(0.7) + np.float32(0.3)) * spec[..., None]
     thread -= ground
     thread *= part.cover[..., None]
@@ -133,16 +150,14 @@ def _paint(
     return thread
 
 
-def _gains(
-    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, cloth: np.ndarray, cover: np.ndarray
-) -> np.ndarray:
+def _gains(image: np.ndarray, labels: np.ndarray, inks: Inks, cover: np.ndarray) -> np.ndarray:
     """(R + 1, 3) factors that bring each region's mean back to its colour; measured on every other pixel when large."""
     stride = 2 if labels.size > 400_000 else 1
     image, labels, cover = (a[::stride, ::stride] for a in (image, labels, cover))
     flat, weight = labels.ravel(), np.where(labels > 0, cover, 1).ravel()
-    count = len(colours)
+    colours, count = inks.thread, len(inks.thread)
     total = np.maximum(np.bincount(flat, weights=weight, minlength=count), 1)
     target = colours * np.minimum(1, BRIGHTEST / np.maximum(colours.max(1, keepdims=True), 0.01))
-    target[0] = cloth
+    target[0] = inks.ground[0]
     means = [np.bincount(flat, weights=weight * image[..., c].ravel(), minlength=count) / total for c in range(3)]
     return np.clip((target + 0.01) / (np.stack(means, 1) + 0.01), 0.7, 1.2).astype(np.float32)

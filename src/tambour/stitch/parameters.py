@@ -15,7 +15,7 @@ from tambour.errors import InputError
 FAMILIES: tuple[str, ...] = ("satin", "tatami", "cross", "chain", "running", "knot", "chenille", "sequin",
                              "seed", "bead", "longshort", "cord", "sashiko", "stem")  # fmt: skip
 ANGLE_FIELDS: tuple[str, ...] = ("constant", "axis", "contour")
-FABRICS: tuple[str, ...] = ("weave", "twill", "felt", "aida", "plain")
+FABRICS: tuple[str, ...] = ("weave", "twill", "felt", "aida", "plain", "satin", "jersey", "terry", "velvet")
 
 # Allowed range of every number of a stitch.
 RANGES: dict[str, tuple[float, float]] = {
@@ -28,6 +28,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "pile": (0.0, 1.0),
     "colour_variation": (0.0, 1.0),
     "relief": (0.0, 2.0),
+    "variegation": (0.0, 1.0),
+    "metallic": (0.0, 1.0),
+    "wear": (0.0, 1.0),
+    "fuzz": (0.0, 1.0),
+    "unevenness": (0.0, 1.0),
 }
 
 
@@ -50,6 +55,9 @@ class Stitch:
         sheen: 0 matt cotton, 1 glossy rayon.   twist: how strongly the plies show.   pile: fuzz, 0 none to 1 wool.
         colour_variation: difference between neighbouring threads.   relief: height, 1 as real thread.
         border: a satin border around every region.
+        variegation: how much the colour changes along the thread.   metallic: 0 fibre to 1 wound foil.
+        wear: 0 new to 1 rubbed flat, faded and broken in places.   fuzz: loose fibres that stand off the threads.
+        unevenness: 0 sewn by machine to 1 by a child.
     """
 
     family: str = "satin"
@@ -64,6 +72,11 @@ class Stitch:
     colour_variation: float = 0.3
     relief: float = 1.0
     border: bool = False
+    variegation: float = 0.0
+    metallic: float = 0.0
+    wear: float = 0.0
+    fuzz: float = 0.0
+    unevenness: float = 0.0
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -82,30 +95,42 @@ class Stitch:
 class Fabric:
     """What is stitched on. `colour` None takes the design's own background (white where the design is transparent).
 
-    `pitch` is the distance of two yarns (aida: of two holes) in mm; `contrast` 0 to 1 how visible the structure is.
+    `pitch` is the distance in mm of two yarns (aida: two holes; jersey: two columns of meshes; terry: two loops);
+    `contrast` 0 to 1 how visible the structure is; `pucker` 0 to 1 how much the stitches draw the fabric into folds.
     """
 
     kind: str = "weave"
     colour: tuple[int, int, int] | None = None
     pitch: float = 0.35
     contrast: float = 0.4
+    pucker: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in FABRICS:
             raise InputError(f"Fabric {self.kind!r} is not known.", f"Choose one of: {', '.join(FABRICS)}.")
         if not 0.05 <= self.pitch <= 20:
             raise InputError(f"Fabric pitch {self.pitch!r} is out of range.", "Give 0.05 to 20 mm.")
-        if not 0 <= self.contrast <= 1:
-            raise InputError(f"Fabric contrast {self.contrast!r} is out of range.", "Give a number from 0 to 1.")
+        for name in ("contrast", "pucker"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"Fabric {name} {getattr(self, name)!r} is out of range.", "Give a number from 0 to 1."
+                )
 
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp: `azimuth` degrees, where it stands (225: upper left), `elevation` degrees above the fabric."""
+    """A lamp: `azimuth` degrees, where it stands (225: upper left), `elevation` degrees above the fabric; `ambient` the
+    share of light from everywhere; `strength` beside other lamps."""
 
     azimuth: float = 225.0
     elevation: float = 48.0
     ambient: float = 0.45
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("elevation", 5, 90), ("ambient", 0, 1), ("strength", 0.01, 100)):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"Light {name} {getattr(self, name)!r} is out of range.", f"Give {low} to {high}.")
 
     def direction(self) -> tuple[float, float, float]:
         """Unit vector towards the lamp, (x right, y down, z to the viewer)."""
@@ -186,6 +211,11 @@ def sample_stitch(rng: np.random.Generator, family: str) -> Stitch:
         angle += 90.0  # along the shape, as silk is shaded
     density = {"running": (0.55, 0.85), "seed": (0.85, 1.1), "bead": (0.92, 1.02), "cord": (0.88, 1.02),
                "sashiko": (0.85, 1.05)}.get(family, (0.92, 1.1))  # fmt: skip
+    thread = family not in ("bead", "sequin")
+    extras = {name: float(rng.uniform(0.1, most)) for name, chance, most, fits in (
+        ("variegation", 0.15, 0.9, True), ("metallic", 0.08, 1.0, thread and draw["pile"] < 0.3),
+        ("wear", 0.15, 0.6, thread), ("fuzz", 0.3, 0.6, thread), ("unevenness", 0.4, 0.6, True),
+    ) if rng.random() < chance and fits}  # fmt: skip
     return Stitch(
         family=family,
         stitch_length=draw["thread_width"] * ratio,
@@ -193,24 +223,35 @@ def sample_stitch(rng: np.random.Generator, family: str) -> Stitch:
         angle=angle,
         angle_field=field,
         colour_variation=float(rng.uniform(0.1, 0.6)),
-        relief=float(rng.uniform(0.75, 1.25)),
+        relief=float(rng.uniform(0.6, 1.25)),
         border=bool(family in ("satin", "tatami", "chenille") and rng.random() < 0.3),
         **draw,
+        **extras,
     )
 
 
 def sample_fabric(rng: np.random.Generator) -> Fabric:
     """Draw a fabric with a weak structure: mostly pale natural colours, sometimes dark or strong ones."""
-    kind = str(rng.choice(FABRICS, p=(0.35, 0.2, 0.2, 0.15, 0.1)))
+    kind = str(rng.choice(FABRICS, p=(0.26, 0.15, 0.13, 0.12, 0.08, 0.08, 0.08, 0.05, 0.05)))
     hue = rng.uniform(0, 2 * np.pi)
     chroma = rng.choice((0.03, 0.12, 0.4), p=(0.6, 0.25, 0.15))
     level = rng.uniform(0.8, 0.98) if rng.random() < 0.65 else rng.uniform(0.12, 0.7)
     tone = level * (1 - chroma * (0.5 - 0.5 * np.cos(hue + np.array([0, 2.09, 4.19]))))
-    pitch = {"weave": rng.uniform(0.25, 0.45), "twill": rng.uniform(0.22, 0.4), "aida": rng.uniform(1.1, 1.8)}.get(
-        kind, 0.5
-    )
+    spans = {"weave": (0.25, 0.45), "twill": (0.22, 0.4), "aida": (1.1, 1.8), "satin": (0.12, 0.25),
+             "jersey": (0.6, 1.1), "terry": (0.7, 1.2)}  # fmt: skip
+    pitch = float(rng.uniform(*spans.get(kind, (0.5, 0.5))))
     colour = tuple(int(c) for c in np.round(255 * tone))
-    return Fabric(kind=kind, colour=colour, pitch=float(pitch), contrast=float(rng.uniform(0.15, 0.6)))
+    pucker = float(rng.uniform(0.1, 0.8)) if rng.random() < 0.25 else 0.0
+    return Fabric(kind=kind, colour=colour, pitch=pitch, contrast=float(rng.uniform(0.15, 0.6)), pucker=pucker)
+
+
+def sample_lights(rng: np.random.Generator) -> tuple[Light, ...]:
+    """Draw one lamp from somewhere above, sometimes with a weaker one from another side."""
+    key = Light(rng.uniform(0, 360), rng.uniform(35, 65), rng.uniform(0.35, 0.6))
+    if rng.random() < 0.7:
+        return (key,)
+    fill = Light(key.azimuth + rng.uniform(70, 290), rng.uniform(25, 70), key.ambient, rng.uniform(0.2, 0.7))
+    return key, fill
 
 
 def describe(stitch: Stitch) -> str:
@@ -227,7 +268,8 @@ def describe(stitch: Stitch) -> str:
         "sashiko": "sashiko",
     }
     name = names.get(stitch.family, f"{stitch.family} stitch")
-    words = [("glossy " if stitch.sheen > 0.65 else "matte " if stitch.sheen < 0.25 else "") + name]
+    shine = "metallic " if stitch.metallic > 0.4 else "glossy " if stitch.sheen > 0.65 else "matte "
+    words = [("" if shine == "matte " and stitch.sheen >= 0.25 else shine) + name]
     if stitch.family in ("knot", "sequin"):
         size = stitch.stitch_length / 1.25
         words.append("small" if size < 0.7 else "large" if size > 1.15 else "medium")
@@ -237,8 +279,9 @@ def describe(stitch: Stitch) -> str:
         words.append("fine thread" if width < 0.88 else "thick thread" if width > 1.12 else "medium thread")
     if stitch.angle_field == "contour":
         words.append("following the outline")
-    if stitch.pile > 0.6 and stitch.family != "chenille":
+    if (stitch.pile > 0.6 and stitch.family != "chenille") or stitch.fuzz > 0.5:
         words.append("fuzzy")
+    words += [word for word, much in (("variegated", stitch.variegation > 0.4), ("worn", stitch.wear > 0.4)) if much]
     if stitch.border:
         words.append("with border")
     return ", ".join(words)
