@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tambour.pretrain import autoencoder, corpus, data, evaluate, model, train
+from tambour.pretrain import autoencoder, corpus, data, evaluate, model, muon, train
 from tambour.stitch import Fabric, default_stitch, render
 
 SIZE = 64
@@ -59,12 +59,29 @@ def test_the_decoder_learns(pictures: data.Corpus, vae) -> None:
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
-def test_crops_are_aligned(pictures: data.Corpus, vae) -> None:
-    def encode(image: torch.Tensor) -> torch.Tensor:
-        return vae.encode(image).latents * vae.config.scaling_factor
+def _encode(vae):
+    return lambda image: vae.encode(image).latents * vae.config.scaling_factor
 
-    f = autoencoder.FACTOR
-    crops = data.Crops(pictures, encode, torch.device("cpu"), f)
+
+def _shard(folder: Path, pictures: data.Corpus) -> Path:
+    folder.mkdir()
+    np.savez(folder / "0000000.npz", **vars(pictures))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(pictures: data.Corpus, vae, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder up to the encoded corpus."""
+    work = tmp_path_factory.mktemp("work")
+    data.encode_corpus(_shard(work / "corpus", pictures), work / "crops", _encode(vae), autoencoder.FACTOR)
+    model.make_tokenizer([str(c) for c in pictures.caption]).save_pretrained(work / "tokenizer")
+    return work
+
+
+def test_crops_are_aligned(pictures: data.Corpus, vae, work: Path) -> None:
+    encode, f = _encode(vae), autoencoder.FACTOR
+    crops = data.Crops(work / "crops", torch.device("cpu"))
+    assert len(crops) == 4
     batch = crops.draw(np.random.default_rng(3), 6, 6)
     assert batch.latents.shape == (6, autoencoder.CHANNELS, 6, 6)
     assert (
@@ -97,12 +114,57 @@ def test_held_out_families_have_no_words() -> None:
     assert set(corpus.WORDS) == set(corpus.TRAINED_FAMILIES)
 
 
-def test_a_stage_continues_exactly(pictures: data.Corpus, vae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoded_corpus_is_kept(pictures: data.Corpus, vae, work: Path, tmp_path: Path) -> None:
+    def refuse(_image: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("encoded again")
+
+    data.encode_corpus(work / "corpus", work / "crops", refuse, autoencoder.FACTOR)
+    out = tmp_path / "crops"
+    data.encode_corpus(work / "corpus", out, _encode(vae), autoencoder.FACTOR, limit=3)
+    assert len(data.Crops(out, torch.device("cpu"))) == 3
+    (out / "notes.json").unlink()  # as if killed before the end
+    data.encode_corpus(work / "corpus", out, _encode(vae), autoencoder.FACTOR, limit=2)
+    assert len(data.Crops(out, torch.device("cpu"))) == 2
+
+
+def test_muon_steps_are_orthogonal() -> None:
+    draw = torch.Generator().manual_seed(0)
+    for shape in ((8, 40), (40, 8), (16, 4, 3, 3)):
+        values = torch.linalg.svdvals(muon.orthogonalised(torch.randn(shape, generator=draw).flatten(1)).float())
+        assert values.min() > 0.5 and values.max() < 1.3
+    weight = torch.nn.Parameter(torch.randn(6, 6, generator=draw))
+    optimizer = muon.Muon([weight], lr=0.2, weight_decay=0.0)
+    wanted = torch.randn(6, 6, generator=draw)
+    losses = []
+    for _ in range(60):
+        loss = (weight - wanted).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(work: Path, tmp_path: Path) -> None:
+    plan = train.StagePlan(seconds=1.0, tokens=64, sides=((8,),))
+    for name in ("corpus", "crops", "tokenizer"):
+        (tmp_path / name).symlink_to(work / name)
+    train.run_processes(tmp_path, "two", plan, None, torch.device("cpu"), 2)
+    networks = model.build(model.read_tokenizer(tmp_path))
+    before = networks.unet.conv_out.weight.clone()
+    train.load_average(tmp_path / "two.safetensors", networks)
+    assert torch.isfinite(networks.unet.conv_out.weight).all() and not torch.equal(
+        before, networks.unet.conv_out.weight
+    )
+    assert not list(tmp_path.glob(".meeting*"))
+
+
+def test_a_stage_continues_exactly(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "WIDTHS", (16, 16, 16))
-    tokenizer = model.make_tokenizer([str(c) for c in pictures.caption])
-    encode = lambda image: vae.encode(image).latents * vae.config.scaling_factor  # noqa: E731
-    crops = data.Crops(pictures, encode, torch.device("cpu"), autoencoder.FACTOR)
-    plan = train.StagePlan(seconds=1e9, batch=2, side=8)
+    tokenizer = model.read_tokenizer(work)
+    crops = data.Crops(work / "crops", torch.device("cpu"))
+    plan = train.StagePlan(seconds=1e9, tokens=128, sides=((8,),))
 
     def run(path: Path, steps: int) -> dict[str, torch.Tensor]:
         training = train.Training(model.build(tokenizer, seed=5), plan)

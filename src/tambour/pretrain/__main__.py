@@ -24,7 +24,6 @@ import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from transformers import CLIPTokenizer
 
 from tambour.pretrain import autoencoder, corpus, data, evaluate, model, train
 
@@ -41,11 +40,15 @@ def main() -> None:
     parser.add_argument("--name", default="a", help="name of the stage")
     parser.add_argument("--start", help="name of the stage whose averaged weights to start from")
     parser.add_argument(
-        "--plan", type=json.loads, default={}, help='changes of the stage\'s plan, JSON: {"batch": 16, "side": 24}'
+        "--plan",
+        type=json.loads,
+        default={},
+        help='changes of the stage\'s plan, JSON: {"rate": 0.001}',
     )
     parser.add_argument("--count", type=int, default=1500, help="pictures of the corpus")
     parser.add_argument("--seconds", type=float, default=900, help="time to train")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--ranks", type=int, default=1, help="stage: processes that share its work (CPU)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="sheet, export, gpu: folder to write; unpack, adopt: to read")
     args = parser.parse_args()
@@ -87,11 +90,8 @@ def _decoder(args: argparse.Namespace) -> None:
         print(f"{kind:12s} {decibel:.1f} dB  detail energy {detail:.2f}", flush=True)
 
 
-def _networks(args: argparse.Namespace, captions: np.ndarray | None = None) -> model.Networks:
-    folder = args.work / "tokenizer"
-    if not folder.exists():
-        model.make_tokenizer([str(c) for c in captions]).save_pretrained(folder)
-    return model.build(CLIPTokenizer.from_pretrained(folder))
+def _networks(args: argparse.Namespace) -> model.Networks:
+    return model.build(model.read_tokenizer(args.work))
 
 
 def _vae(args: argparse.Namespace) -> AutoencoderTiny:
@@ -99,28 +99,18 @@ def _vae(args: argparse.Namespace) -> AutoencoderTiny:
 
 
 def _stage(args: argparse.Namespace) -> None:
+    _crops(args)
+    if not (args.work / "tokenizer").exists():
+        captions = json.loads((args.work / "crops" / "notes.json").read_text())["caption"]
+        model.make_tokenizer(captions).save_pretrained(args.work / "tokenizer")
     plan = train.StagePlan(seconds=args.seconds, **args.plan)
-    pictures = data.read_corpus(args.work / "corpus", args.count)
-    networks = _networks(args, pictures.caption)
+    train.run_processes(args.work, args.name, plan, args.start, torch.device(args.device), args.ranks)
+
+
+def _crops(args: argparse.Namespace) -> None:
     vae = _vae(args)
-    crops = data.Crops(pictures, lambda x: vae.encode(x).latents * vae.config.scaling_factor, torch.device(args.device),
-                       autoencoder.FACTOR)  # fmt: skip
-    del pictures
-    if args.start:
-        train.load_average(args.work / f"{args.start}.safetensors", networks)
-    training = train.Training(networks.to(args.device), plan)
-    checkpoint = args.work / f"{args.name}.safetensors"
-    if checkpoint.exists():
-        training.load(checkpoint)
-    mean, first, began = None, training.step, time.monotonic()
-    for step, loss, spent in train.run_stage(training, crops, checkpoint):
-        mean = loss if mean is None else 0.99 * mean + 0.01 * loss
-        if step % 100 == 0:
-            rate = (step - first) * plan.batch / (time.monotonic() - began)
-            print(
-                f"{args.name} step {step}  loss {mean:.4f}  {spent:.0f}/{plan.seconds:.0f} s  {rate:.1f} samples/s",
-                flush=True,
-            )
+    data.encode_corpus(args.work / "corpus", args.work / "crops", lambda x: vae.encode(
+        x.to(args.device)).latents * vae.config.scaling_factor, autoencoder.FACTOR, args.count)  # fmt: skip
 
 
 def _load(args: argparse.Namespace) -> model.Networks:
@@ -158,7 +148,7 @@ def _gpu(args: argparse.Namespace) -> None:
         total, args.seconds = args.seconds, 90
         _decoder(args)
         args.seconds = total
-    args.plan = {"batch": 256, "side": 32, "ema": 0.9995, **args.plan}
+    args.plan = {"tokens": 262144, "sides": [[32]], "ema": 0.9995, **args.plan}
     args.seconds -= time.monotonic() - began + 60
     _stage(args)
     model.pack(_load(args), _vae(args), args.out, args.name)

@@ -172,7 +172,8 @@ def stitch_words(stitch: Stitch, fabric: Fabric, px_per_mm: float) -> str:
     if lies is None:
         turned = (stitch.angle + 22.5) % 180  # angle: degrees, counted from the horizontal
         lies = ("level", "sloping one way", "upright", "sloping the other way")[int(turned // 45)]
-    return f"{WORDS[stitch.family]}, {sheen} {size} thread, {lies}, on {fabric.kind}"
+    border = ", bordered" if stitch.border else ""
+    return f"{WORDS[stitch.family]}{border}, {sheen} {size} thread, {lies}, on {fabric.kind}"
 
 
 def _look(kind: str, flat: np.ndarray, rng: np.random.Generator) -> np.ndarray:

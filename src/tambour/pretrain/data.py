@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +28,22 @@ class Corpus:
         return len(self.caption)
 
 
+def read_shard(path: Path, limit: int | None = None) -> Corpus:
+    """One shard, at most `limit` pictures of it."""
+    with np.load(path) as shard:
+        return Corpus(**{name: shard[name][:limit] for name in ("design", "picture", "caption", "kind")})
+
+
 def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
     """Load the shards of `folder` in their order, at most `limit` pictures."""
-    names, parts, count = ("design", "picture", "caption", "kind"), [], 0
+    parts, count = [], 0
     for path in sorted(folder.glob("*.npz")):
-        if ".tmp" in path.name:
+        if ".tmp" in path.name or (limit and count >= limit):
             continue
-        with np.load(path) as shard:
-            parts.append({name: shard[name] for name in names})
-        count += len(parts[-1]["kind"])
-        if limit and count >= limit:
-            break
-    return Corpus(**{name: np.concatenate([p.pop(name) for p in parts])[:limit] for name in names})
+        parts.append(read_shard(path, limit and limit - count))
+        count += len(parts[-1])
+    names = ("design", "picture", "caption", "kind")
+    return Corpus(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -56,33 +61,91 @@ def edges(design: np.ndarray) -> np.ndarray:
     return cv2.Canny(np.ascontiguousarray(design), *CANNY)
 
 
+def precision(device: torch.device) -> torch.dtype:
+    """What passes are computed in: bfloat16 where the processor has instructions for it."""
+    known = torch.cpu.get_capabilities()
+    half = device.type == "cuda" or known.get("avx512_bf16") or known.get("amx_bf16")
+    return torch.bfloat16 if half else torch.float32
+
+
 @dataclass
 class Batch:
-    """latents (B, c, s, s); tile, edges (B, 3, f s, f s) in [0, 1]; captions; time_ids (B, 6)."""
+    """latents (B, c, s, s); tile, edges (B, 3, f s, f s) in [0, 1], or None; captions; time_ids (B, 6)."""
 
     latents: torch.Tensor
-    tile: torch.Tensor
-    edges: torch.Tensor
+    tile: torch.Tensor | None
+    edges: torch.Tensor | None
     captions: list[str]
     time_ids: torch.Tensor
 
 
-class Crops:
-    """Latents and conditions of a corpus, made once and kept on the training device; draws aligned random crops."""
+def encode_corpus(
+    corpus: Path, out: Path, encode: Callable[[torch.Tensor], torch.Tensor], factor: int, limit: int | None = None
+) -> None:
+    """Write latents (float16) and conditions of a corpus's first `limit` pictures as plain arrays into `out`.
 
-    def __init__(
-        self, corpus: Corpus, encode: Callable[[torch.Tensor], torch.Tensor], device: torch.device, factor: int
-    ) -> None:
-        self.caption, self.factor = corpus.caption, factor
+    An `out` that is whole already is kept. `encode`: pictures (B, 3, H, W) in [-1, 1] -> scaled latents.
+    """
+    shards = [path for path in sorted(corpus.glob("*.npz")) if ".tmp" not in path.name]
+    caption, kind, arrays, first = [], [], {}, 0
+    with np.load(shards[0]) as shard:
+        per_shard, side = shard["design"].shape[:2]
+    count = min(limit or len(shards) * per_shard, len(shards) * per_shard)
+    notes = out / "notes.json"
+    if notes.exists() and len(json.loads(notes.read_text())["caption"]) == count:
+        return
+    notes.unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    cells = side // factor
+    for path in shards:
+        if first >= count:
+            break
+        part = read_shard(path, count - first)
         with torch.no_grad():
-            self.latents = torch.cat([
-                encode(to_tensor(corpus.picture[i : i + 8]).to(device)).half() for i in range(0, len(corpus), 8)
-            ])  # fmt: skip
-        self.tile = torch.from_numpy(np.stack([blur(d) for d in corpus.design])).to(device)
-        self.edges = torch.from_numpy(np.stack([edges(d) for d in corpus.design])).to(device)
+            latents = torch.cat([encode(to_tensor(part.picture[i : i + 8])).half() for i in range(0, len(part), 8)])
         # How much a design varies around every latent, so that crops of bare fabric can be refused.
-        cells = corpus.design[:, ::factor, ::factor].astype(np.float32)
-        self.plain = np.stack([np.abs(c - np.median(c.reshape(-1, 3), 0)).max(-1) < 12 for c in cells])
+        coarse = part.design[:, ::factor, ::factor].astype(np.float32)
+        made = {
+            "latents": latents.cpu().numpy(),
+            "tile": np.stack([blur(d) for d in part.design]),
+            "edges": np.stack([edges(d) for d in part.design]),
+            "plain": np.stack([np.abs(c - np.median(c.reshape(-1, 3), 0)).max(-1) < 12 for c in coarse]),
+        }
+        assert made["plain"].shape[1:] == (cells, cells)
+        for name, array in made.items():
+            if name not in arrays:
+                shape = (count, *array.shape[1:])
+                arrays[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", array.dtype, shape)
+            arrays[name][first : first + len(part)] = array
+        caption += [str(c) for c in part.caption]
+        kind += [str(k) for k in part.kind]
+        first += len(part)
+    for array in arrays.values():
+        array.flush()
+    notes.write_text(json.dumps({"caption": caption, "kind": kind, "factor": factor}))
+
+
+class Crops:
+    """Random crops of an encoded corpus with their conditions; on a GPU all of it is kept there."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """`folder` is one that `encode_corpus` wrote; its arrays are mapped, so that processes share the memory."""
+        notes = json.loads((folder / "notes.json").read_text())
+        self.caption, self.kind, self.factor = notes["caption"], np.array(notes["kind"]), notes["factor"]
+        self.device = device
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("latents", "tile", "edges")}
+        if device.type != "cpu":
+            arrays = {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
+        self.latents, self.tile, self.edges = arrays.values()
+        self.plain = np.load(folder / "plain.npy")
+
+    def __len__(self) -> int:
+        return len(self.caption)
+
+    def _stack(self, array: np.ndarray | torch.Tensor, at: list[tuple]) -> torch.Tensor:
+        if isinstance(array, torch.Tensor):
+            return torch.stack([array[place] for place in at])
+        return torch.from_numpy(np.stack([array[place] for place in at]))
 
     def draw(self, rng: np.random.Generator, size: int, side: int) -> Batch:
         """`size` crops of `side` latents."""
@@ -94,16 +157,18 @@ class Crops:
                 if self.plain[n, y : y + side, x : x + side].mean() < 0.8:
                     break
             places.append((n, y, x))
-        latents = torch.stack([self.latents[n, :, y : y + side, x : x + side] for n, y, x in places])
+        latents = self._stack(
+            self.latents, [(n, slice(None), slice(y, y + side), slice(x, x + side)) for n, y, x in places]
+        )
         pixels = [(n, slice(y * f, (y + side) * f), slice(x * f, (x + side) * f)) for n, y, x in places]
-        tile = torch.stack([self.tile[at] for at in pixels]).permute(0, 3, 1, 2)
-        lines = torch.stack([self.edges[at] for at in pixels])[:, None].expand(-1, 3, -1, -1)
+        tile = self._stack(self.tile, pixels).permute(0, 3, 1, 2)
+        lines = self._stack(self.edges, pixels)[:, None].expand(-1, 3, -1, -1)
         whole = grid * f
         ids = [(whole, whole, y * f, x * f, side * f, side * f) for _, y, x in places]
         return Batch(
             latents.float(),
             tile.float().div(255),
             lines.float().div(255),
-            [str(self.caption[n]) for n, _, _ in places],
-            torch.tensor(ids, dtype=torch.float32, device=self.latents.device),
+            [self.caption[n] for n, _, _ in places],
+            torch.tensor(ids, dtype=torch.float32, device=self.device),
         )

@@ -62,6 +62,11 @@ def make_tokenizer(captions: Iterable[str], words: int = 2000) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
 
 
+def read_tokenizer(work: Path) -> CLIPTokenizer:
+    """The tokenizer of a work folder."""
+    return CLIPTokenizer.from_pretrained(work / "tokenizer")
+
+
 def build(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
     """UNet in SDXL's layout (11 attention blocks of one layer), two ControlNets without attention, one text encoder."""
     torch.manual_seed(seed)

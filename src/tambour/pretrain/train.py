@@ -13,17 +13,21 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tambour.pretrain.data import Batch, Crops
-from tambour.pretrain.model import Networks, scheduler
+from tambour.pretrain.data import Batch, Crops, precision
+from tambour.pretrain.model import Networks, build, read_tokenizer, scheduler
+from tambour.pretrain.muon import Muon
 
+_ENDS = ("embedding", "conv_in", "conv_out", "cond_embedding", "text_projection")  # Adam's, as is usual with Muon
 LONGEST_STEP = 5.0  # s; what is longer was a pause (a stopped process, a sleeping machine) and is not training
 
 
@@ -32,9 +36,10 @@ class StagePlan:
     """One stage: how long, on what crops, under which conditions."""
 
     seconds: float
-    batch: int = 8
-    side: int = 24  # crop, latents
-    rate: float = 1e-3
+    tokens: int = 8192  # latent positions a step and process; a batch has as many crops as that holds
+    sides: tuple[tuple[int, ...], ...] = ((16, 16, 16, 32), (16, 24, 32), (24, 32, 64))  # of crops, latents: one
+    # row after the other, each for its share of the time; every step draws one number of the row
+    rate: float = 2e-3
     final_rate: float = 5e-5
     ema: float = 0.998
     tile: float = 0.95  # probability that a batch sees the tile condition
@@ -67,6 +72,14 @@ def predict(networks: Networks, latents, t, text, time_ids, tile=None, canny=Non
                          mid_block_additional_residual=mid, return_dict=False)[0]  # fmt: skip
 
 
+def with_conditions(batch: Batch, plan: StagePlan, rng: np.random.Generator) -> Batch:
+    """The batch with each condition as often as planned; all its crops, and all processes, agree."""
+    tile, canny = rng.random(2)
+    return replace(
+        batch, tile=batch.tile if tile < plan.tile else None, edges=batch.edges if canny < plan.canny else None
+    )
+
+
 def loss_of(
     networks: Networks, batch: Batch, plan: StagePlan, rng: np.random.Generator, alphas: torch.Tensor
 ) -> torch.Tensor:
@@ -81,9 +94,7 @@ def loss_of(
     signal = alphas[t].view(-1, 1, 1, 1)
     noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
     captions = ["" if rng.random() < plan.drop_text else caption for caption in batch.captions]
-    tile = batch.tile if rng.random() < plan.tile else None
-    canny = batch.edges if rng.random() < plan.canny else None
-    out = predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids, tile, canny)
+    out = predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids, batch.tile, batch.edges)
     weight = (signal / (1 - signal)).clamp(0.02, 5).sqrt()
     return (weight * (out.float() - latents) ** 2).mean()
 
@@ -94,12 +105,16 @@ class Training:
     def __init__(self, networks: Networks, plan: StagePlan) -> None:
         self.networks, self.plan = networks, plan
         self.average = {name: copy.deepcopy(module.state_dict()) for name, module in networks.modules().items()}
-        matrices, vectors = [], []
+        matrices, others = [], []
         for module in networks.modules().values():
-            for parameter in module.parameters():
-                (matrices if parameter.dim() > 1 else vectors).append(parameter)
-        groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
+            for name, parameter in module.named_parameters():
+                hidden = parameter.dim() > 1 and not any(part in name for part in _ENDS)
+                (matrices if hidden else others).append(parameter)
+        self.parameters = [*matrices, *others]
+        self.optimizers = {
+            "muon": Muon(matrices, lr=plan.rate),
+            "adam": torch.optim.AdamW(others, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        }
         self.step, self.spent = 0, 0.0
 
     def update_average(self) -> None:
@@ -115,8 +130,9 @@ class Training:
         tensors = {f"average.{n}.{k}": v for n, state in self.average.items() for k, v in state.items()}
         for n, module in self.networks.modules().items():
             tensors |= {f"model.{n}.{k}": v for k, v in module.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        for name, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{name}.{index}.{k}": v for k, v in state.items()}
         notes = {"step": str(self.step), "spent": str(self.spent), "plan": json.dumps(asdict(self.plan))}
         rough = path.with_suffix(".tmp")
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, rough, metadata=notes)
@@ -133,13 +149,13 @@ class Training:
             )
             for k, v in self.average[n].items():
                 v.copy_(tensors[f"average.{n}.{k}"])
-        state = self.optimizer.state_dict()
-        state["state"] = {}
+        states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         for k, v in tensors.items():
             if k.startswith("optimizer."):
-                _, index, name = k.split(".")
-                state["state"].setdefault(int(index), {})[name] = v
-        self.optimizer.load_state_dict(state)
+                _, name, index, key = k.split(".")
+                states[name]["state"].setdefault(int(index), {})[key] = v
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(states[name])
 
     def averaged(self) -> Networks:
         """A copy of the networks with the averaged weights, in evaluation mode."""
@@ -158,34 +174,93 @@ def load_average(path: Path, networks: Networks) -> None:
         module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
 
 
+def _average_over_processes(parameters: list[torch.nn.Parameter], seconds: float) -> float:
+    """Average gradients, and the seconds this step took, over all processes of a stage; the averaged seconds."""
+    if not dist.is_initialized():
+        return seconds
+    wanted = [p for p in parameters if p.grad is not None]
+    flat = torch.cat([*(p.grad.flatten() for p in wanted), torch.tensor([seconds])])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = flat[:-1].split([p.numel() for p in wanted])
+    torch._foreach_copy_([p.grad for p in wanted], [a.view_as(p) for a, p in zip(parts, wanted, strict=True)])
+    return float(flat[-1])
+
+
 def run_stage(
     training: Training, crops: Crops, checkpoint: Path, every: float = 60.0
 ) -> Iterator[tuple[int, float, float]]:
-    """Train until the plan's seconds are spent. Yields (step, loss, seconds spent). The clock goes on over restarts."""
+    """Train until the plan's seconds are spent. Yields (step, loss, seconds spent). The clock goes on over restarts.
+
+    Where a process group is open, its processes draw different crops and share their gradients; the first one saves.
+    """
     plan = training.plan
     device = next(training.networks.unet.parameters()).device
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     alphas = scheduler().alphas_cumprod.to(device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-    parameters = [p for m in training.networks.modules().values() for p in m.parameters()]
+    dtype = precision(device)
+    if device.type == "cpu":  # the fused attention's backward pass is slow there, in bfloat16 above all
+        training.networks.unet.set_attn_processor(AttnProcessor())
+        training.networks.text.set_attn_implementation("eager")
     last, saved = time.monotonic(), time.monotonic()
     while training.spent < plan.seconds:
-        rng = np.random.default_rng([plan.seed, training.step])
         share = training.spent / plan.seconds
         rate = plan.final_rate + (plan.rate - plan.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1, share)))
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (training.step + 1) / 100)
-        batch = crops.draw(rng, plan.batch, plan.side)
-        with autocast:
+        for optimizer in training.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (training.step + 1) / 100)
+        common, rng = (np.random.default_rng([plan.seed, training.step, who]) for who in (processes, rank))
+        row = plan.sides[min(int(share * len(plan.sides)), len(plan.sides) - 1)]
+        side = row[int(common.integers(len(row)))]
+        batch = with_conditions(crops.draw(rng, max(1, plan.tokens // side**2), side), plan, common)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = loss_of(training.networks, batch, plan, rng, alphas)
-        training.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        training.optimizer.step()
+        now = time.monotonic()
+        training.spent += _average_over_processes(training.parameters, min(now - last, LONGEST_STEP))
+        last = now
+        torch.nn.utils.clip_grad_norm_(training.parameters, 1.0)
+        for optimizer in training.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         training.step += 1
         training.update_average()
-        now = time.monotonic()
-        training.spent, last = training.spent + min(now - last, LONGEST_STEP), now
-        if now - saved > every or training.spent >= plan.seconds:
+        if rank == 0 and (now - saved > every or training.spent >= plan.seconds):
             training.save(checkpoint)
-            saved = time.monotonic()
+            saved = now
         yield training.step, float(loss.detach()), training.spent
+
+
+def run_processes(work: Path, name: str, plan: StagePlan, start: str | None, device: torch.device, count: int) -> None:
+    """Train stage `name` of a work folder in `count` processes that share its batches; prints as it goes.
+
+    On a CPU two processes of one thread each use what is free, where two threads of one would wait for each other.
+    """
+    if count == 1:
+        return _process(0, work, name, plan, start, device, 1, None)
+    meeting = work / f".meeting-{os.getpid()}"
+    torch.multiprocessing.spawn(_process, (work, name, plan, start, device, count, meeting), count)
+    meeting.unlink(missing_ok=True)
+
+
+def _process(rank, work, name, plan, start, device, count, meeting) -> None:
+    if meeting:
+        torch.set_num_threads(max(1, os.cpu_count() // count))
+        dist.init_process_group("gloo", init_method=f"file://{meeting.resolve()}", rank=rank, world_size=count)
+    networks = build(read_tokenizer(work))
+    if start:
+        load_average(work / f"{start}.safetensors", networks)
+    training = Training(networks.to(device), plan)
+    checkpoint = work / f"{name}.safetensors"
+    if checkpoint.exists():
+        training.load(checkpoint)
+    crops = Crops(work / "crops", device)
+    mean, first, began = None, training.step, time.monotonic()
+    for step, loss, spent in run_stage(training, crops, checkpoint):
+        mean = loss if mean is None else 0.98 * mean + 0.02 * loss
+        if rank == 0 and step % 50 == 0:
+            rate = (step - first) * plan.tokens * count / (time.monotonic() - began)
+            told = f"{name} step {step}  loss {mean:.4f}  {spent:.0f}/{plan.seconds:.0f} s  {rate:.0f} tokens/s"
+            print(told, flush=True)
+    if meeting:
+        dist.destroy_process_group()
