@@ -62,8 +62,10 @@ class Stage:
 class Complement:
     """Self-generated pairs (method, section 4)."""
 
-    count: int = 10
+    count: int = 10  # 0: none; the reference pair, at another place, stands for the generated one (an ablation)
+    filters: bool = True  # False: every generated pair is kept, as in the authors' release
     source: str = "text"  # "text": from prompts alone; "designs": from bundled designs through the structure conditions
+    designs: tuple[str, ...] = ()  # the bundled designs that "designs" draws from; (): all
     colours: tuple[str, ...] = ("red", "blue", "yellow", "green", "orange", "purple", "pink", "brown", "black", "white")
     objects: tuple[str, ...] = ("dog", "flower", "star", "bird", "heart", "tree", "fish", "cat", "leaf", "house")
     first_segment: int = 5  # filter 1 looks at segments first_segment .. segments - 1

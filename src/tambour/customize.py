@@ -229,6 +229,8 @@ def _complement(
     told: Report | None,
 ) -> Iterator[Progress]:
     """Generate pairs with the stage-one LoRA, filter and encode them. Returns a list of `EncodedPair`."""
+    if not recipe.complement.count:
+        return [reference]
     candidates = yield from generate(base, recipe, reference.window, fabric, seed=seed, folder=work / "complement")
     window = crop(base, reference, reference.places[:1])
     with base_only(adapter.unet):

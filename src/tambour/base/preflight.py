@@ -390,7 +390,7 @@ def _learn_work(model: Model, recipe: Recipe, checkpointing: bool) -> float:
     each = analysis.steps * (1 + (analysis.renoise_iterations if analysis.inversion == "renoise" else 0))
     work = 2 * each + recipe.batch * recipe.stage_one.iterations * 2 * (passes + heard)
     if recipe.stage_two.iterations:
-        late = 1 - recipe.complement.first_segment / analysis.segments
+        late = 1 - recipe.complement.first_segment / analysis.segments if recipe.complement.filters else 0
         work += late * each * (1.25 * count + 1.25 * math.ceil(count / 2))  # both filters
         steps = 2 * 2 * (passes + heard) + 2 * (2 + 2 * passes + heard)  # L_des, L_emb; L_con
         work += recipe.batch * recipe.stage_two.iterations * steps

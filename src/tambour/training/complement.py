@@ -72,13 +72,17 @@ def generate(
     Yields progress. Returns the candidates, as they are in the folder.
 
     Raises:
-        InputError: the source or a colour is not known.
+        InputError: the source, a design or a colour is not known.
         BaseModelError: "designs" asks for a ControlNet the base does not have.
     """
     settings = recipe.complement
     if settings.source not in SOURCES:
         raise InputError(f"Complement source {settings.source!r} is not known.", f"Allowed: {', '.join(SOURCES)}.")
     drawings = bundled_designs()
+    absent = [name for name in settings.designs if name not in drawings]
+    if absent:
+        raise InputError(f"There is no bundled design {absent[0]!r}.", f"Allowed: {', '.join(drawings)}.")
+    drawings = {name: drawings[name] for name in settings.designs or drawings}
     objects = settings.objects if settings.source == "text" else tuple(drawings)
     candidates = []
     plan = subjects(settings.colours, objects, settings.count, generator(seed, "complement, subjects"))
@@ -218,6 +222,7 @@ def choose(
     1. Embroideries like the reference's, by mean self-attention similarity: the style was caught.
     2. Of these, designs unlike the reference's: the content differs.
     "Mean" is taken over all blocks and, for both filters, over the late segments, which the inversion reaches first.
+    Where the recipe has no filters, all candidates are chosen and nothing is compared.
 
     Args:
         reference: latents (1, c, h, w) of the reference's design and embroidery, of the candidates' size.
@@ -226,6 +231,8 @@ def choose(
     Yields progress. Returns `Filtered`.
     """
     count = len(candidates)
+    if not recipe.complement.filters:
+        return Filtered((), {}, tuple(range(count)))
     f = base.vae_factor
     time_ids = base.time_ids(reference[0].shape[-2] * f, reference[0].shape[-1] * f)
 

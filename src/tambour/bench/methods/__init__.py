@@ -1,0 +1,32 @@
+"""Ours, its ablations and every rival, one signature (`task.Method`).
+
+Every trained method has the same base, the recipe's rank, targets and learning rate, and as many gradient updates as
+ours; every drawn picture goes through the same sampler and, where the edges' setting has it, the same colour correction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tambour.bench.methods import bounds, classical, lora, ours
+from tambour.bench.methods.task import Method
+from tambour.errors import InputError
+
+VERSION = 1  # raise it when a method draws other pictures than before: kept results are then made again
+
+METHODS: tuple[Method, ...] = (*ours.METHODS, *lora.METHODS, *classical.METHODS, *bounds.METHODS)
+MAIN = ("ours", "ours-guide", "no-stage-two", "dreambooth", "b-lora", "analogies", "transport", "renderer", "unstyled",
+        "truth")  # fmt: skip
+
+
+def pick(names: Sequence[str] | None) -> tuple[Method, ...]:
+    """The methods named, in the table's order; None: all.
+
+    Raises:
+        InputError: one is not known.
+    """
+    known = [method.name for method in METHODS]
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"There is no method {name!r}.", f"Allowed: {', '.join(known)}.")
+    return tuple(method for method in METHODS if names is None or method.name in names)

@@ -1,0 +1,102 @@
+"""Ours, and what is left of it when a part is taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from PIL import Image
+
+from tambour.apply import Result, apply, imagine
+from tambour.bench.cases import Target
+from tambour.bench.methods.task import Method, Task
+from tambour.config import Recipe
+from tambour.customize import analyse, learn
+from tambour.progress import Progress
+from tambour.style import Style
+
+PAPER = "Ma et al. 2025 (docs/method.md)"
+
+
+def learnt(task: Task, recipe: Recipe, blocks: tuple[str, ...] | None = None) -> Iterator[Progress]:
+    """The whole flow on the task's pair. Returns a `Style`."""
+    photo, design = task.inputs()
+    words = task.style.words
+    settings = dict(base=task.base, recipe=recipe, seed=task.seed, blocks=blocks, describe=words)
+    return (yield from learn(photo, design=design, **settings, work=task.work / "learn", overwrite=True))
+
+
+def lowest(task: Task, count: int) -> Iterator[Progress]:
+    """The `count` blocks that see the embroidery best (method, section 2), in the base's order."""
+    photo, design = task.inputs()
+    choice = yield from analyse(photo, design=design, base=task.base, recipe=task.recipe, describe=task.style.words)
+    best = sorted(choice.names, key=lambda name: choice.scores[name])[:count]
+    return tuple(name for name in choice.names if name in best)
+
+
+def drawn(task: Task, style: Style, target: Target, guide: str = "none") -> Iterator[Progress]:
+    """A target in a style, as `tambour apply` draws it. Returns the picture."""
+    settings = dict(edges=task.style.edges, seed=task.seed, guide=guide, size=max(target.design.size))
+    return (yield from _last(apply(style, [target.design], base=task.base, recipe=task.recipe, **settings)))
+
+
+def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
+    """The same, started from drawn stitches."""
+    return (yield from drawn(task, style, target, guide="stitches"))
+
+
+def imagined(task: Task, style: Style, prompt: str) -> Iterator[Progress]:
+    """A prompt in a style. Returns the picture."""
+    size = task.recipe.sampling.size
+    return (yield from _last(imagine(style, prompt, base=task.base, recipe=task.recipe, seed=task.seed, size=size)))
+
+
+def _last(records: Iterator[Progress | Result]) -> Iterator[Progress]:
+    image: Image.Image | None = None
+    for record in records:
+        if isinstance(record, Result):
+            image = record.image
+        else:
+            yield record
+    assert image is not None
+    return image.convert("RGB")
+
+
+# -- the methods ------------------------------------------------------------------------------------------------------
+
+
+def _ablation(name: str, title: str, source: str, change: Callable[[Recipe], Recipe]) -> Method:
+    def learn_less(task: Task) -> Iterator[Progress]:
+        return (yield from learnt(task, change(task.recipe)))
+
+    return Method(name, title, "ablation", source, drawn, learn_less, imagined)
+
+
+def _ours(task: Task) -> Iterator[Progress]:
+    return (yield from learnt(task, task.recipe))
+
+
+def _all_blocks(task: Task) -> Iterator[Progress]:
+    return (yield from learnt(task, task.recipe, tuple(task.base.attention_blocks)))
+
+
+def _two_blocks(task: Task) -> Iterator[Progress]:
+    blocks = yield from lowest(task, 2)
+    return (yield from learnt(task, task.recipe, blocks))
+
+
+METHODS = (
+    Method("ours", "ours", "ours", f"{PAPER}, all of it; no guide", drawn, _ours, imagined, "ours"),
+    Method("ours-guide", "ours + guide", "ours", "ours, started from stitches fitted to the reference (not in the "
+           "paper)", guided, _ours, None, "ours"),
+    _ablation("no-stage-two", "without stage two", f"{PAPER}, section 3 alone",
+              lambda recipe: replace(recipe, stage_two=replace(recipe.stage_two, iterations=0))),
+    Method("all-blocks", "without modulation", "ablation", f"{PAPER}: every block is a style block", drawn,
+           _all_blocks, imagined),
+    Method("two-blocks", "two blocks", "ablation", f"{PAPER}: the two blocks of lowest similarity", drawn,
+           _two_blocks, imagined),
+    _ablation("no-filters", "without filters", f"{PAPER}: every generated pair is kept, as in the authors' release",
+              lambda recipe: replace(recipe, complement=replace(recipe.complement, filters=False))),
+    _ablation("no-complement", "without complementary pairs", f"{PAPER}: the reference pair, at another place, stands "
+              "for the generated one", lambda recipe: replace(recipe, complement=replace(recipe.complement, count=0))),
+)  # fmt: skip

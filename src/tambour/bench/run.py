@@ -1,0 +1,449 @@
+"""Run methods on cases and keep what they draw: resumable, one small JSON and one PNG a result.
+
+A result belongs to (case, method, seed, weights, recipe); its file's name holds a hash of all of these, the pictures of
+the case included, so that nothing stale is ever taken for a result. A method that fails is written down with its reason
+and tried again by the next run; one that cannot run on the base is written down as such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tambour.base import Base, load
+from tambour.bench import cases, metrics
+from tambour.bench.cases import Pairing, Target
+from tambour.bench.methods import VERSION, pick
+from tambour.bench.methods.task import Method, Task, scaled, stitched
+from tambour.config import Recipe, recipe_values
+from tambour.customize import controlnets, numbers
+from tambour.errors import InputError
+from tambour.images import flatten, save_image
+from tambour.progress import Progress
+from tambour.texture import texture_statistics
+from tambour.work import write_json
+
+PLAN = "plan.json"
+LIBRARY_SEED, CEILING_SEED = 1007, 2007  # of the truths that name styles, and of the ceiling: neither is the truth's own
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is asked to do.
+
+    Attributes:
+        split: "development" or "test" of TruthBench; "paper" for a user's folder.
+        styles, designs, methods: names; None: all.
+        seeds: how many, counted from 0.
+        base: name or folder of the base model.
+        recipe: as for `learn`; None: the base's own.
+        budget: times the recipe's training iterations.
+        folder: the user's references/, designs/ and prompts.txt, for "paper".
+        text: also the text task.
+    """
+
+    split: str = "test"
+    styles: tuple[str, ...] | None = None
+    designs: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    seeds: int = 1
+    base: str = "mini"
+    recipe: str | None = None
+    budget: float = 1.0
+    folder: str | None = None
+    text: bool = False
+
+    def pairings(self) -> tuple[tuple[Pairing, ...], tuple[str, ...]]:
+        """The styles with their targets, and the prompts of the text task.
+
+        Raises:
+            InputError: a name is not known, or the folder cannot be used.
+        """
+        if self.seeds < 1:
+            raise InputError(f"{self.seeds} seeds are not possible.", "Take at least one.")
+        if self.folder is not None:
+            found, prompts = cases.read_folder(self.folder)
+            found = tuple(pair for pair in found if self.styles is None or pair.name in self.styles)
+            wanted = self.designs
+            found = tuple(
+                replace(pair, targets=tuple(t for t in pair.targets if wanted is None or t.name in wanted))
+                for pair in found
+            )
+            if not found or not found[0].targets:
+                raise InputError("Nothing in the folder has these names.", "Name pictures by their file's stem.")
+            return found, (prompts or cases.PROMPTS) if self.text else ()
+        styles = cases.styles_of(self.split, self.styles)
+        cases.check_renderer(styles)
+        known = cases.DESIGNS[self.split]
+        for name in self.designs or ():
+            if name not in known:
+                raise InputError(f"Split {self.split} has no design {name!r}.", f"Allowed: {', '.join(known)}.")
+        found = []
+        for style in styles:
+            names = [n for n in cases.targets_of(style) if self.designs is None or n in self.designs]
+            found.append(cases.pairing(style, names))
+        return tuple(found), cases.PROMPTS if self.text else ()
+
+
+REDUCED = Plan(
+    split="test",
+    styles=("chain-bold", "sequin-large", "satin-cable"),
+    designs=("bird", "heart", "rose", "mushroom"),
+    budget=0.5,
+)
+"""Three styles, three designs each (the one a style is shown on is left out; mushroom where all others are left)."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to be made: a target, or a prompt (then `target` is None)."""
+
+    name: str
+    target: Target | None
+
+    @property
+    def prompt(self) -> str:
+        return self.name
+
+
+def run(out: str | Path, plan: Plan) -> Iterator[Progress]:
+    """Make what is missing in the folder `out`. Yields progress; a stage is one method on one style.
+
+    Raises:
+        InputError: the plan names what is not there.
+        BaseModelError: the base cannot be loaded.
+    """
+    out = Path(out)
+    methods = pick(plan.methods)
+    pairings, prompts = plan.pairings()
+    recipe = scaled(numbers(plan.recipe, plan.base), plan.budget)
+    base: Base | None = None
+    if any(method.needs_base for method in methods):
+        yield Progress("base", 0, 1, "loading the base model")
+        needed = dict.fromkeys((*controlnets(recipe, report=True), *_inference(recipe)))
+        base = load(plan.base, dtype=recipe.precision, controlnets=tuple(needed))
+        yield Progress("base", 1, 1)
+    jobs = []
+    for pairing in pairings:
+        items = [Item(target.name, target) for target in pairing.targets] + [Item(p, None) for p in prompts]
+        for seed in range(plan.seeds):
+            for group in _groups(methods):
+                numbers_of = _for(recipe, pairing)
+                places = {
+                    (method.name, item.name): place(out, pairing, item, method, base, numbers_of, seed)
+                    for method in group
+                    for item in items
+                    if not (item.target is None and method.imagine is None)
+                    and not (method.name == "truth" and pairing.case is None)
+                }
+                jobs.append((pairing, items, group, numbers_of, seed, places))
+    _note(out, plan, recipe, base, [path for *_, places in jobs for path in places.values()])
+    for pairing, items, group, numbers_of, seed, places in jobs:
+        yield from _learn_and_draw(out, pairing, items, group, base, numbers_of, seed, places)
+
+
+def _note(out: Path, plan: Plan, recipe: Recipe, base: Base | None, places: Sequence[Path]) -> None:
+    """Write down what the folder's benchmark is and which results belong to it.
+
+    Runs of the same cases, base and recipe add to each other; another base or recipe begins anew (what it made is kept,
+    for when it comes back).
+    """
+    setup = {
+        "cases": cases.content_hash(),
+        "base": plan.base,
+        "fingerprint": base.fingerprint if base else "",
+        "budget": plan.budget,
+        "recipe": recipe_values(recipe),
+        "split": "paper" if plan.folder else plan.split,
+        "folder": plan.folder,
+    }
+    setup = json.loads(json.dumps(setup))
+    index = [str(path.relative_to(out)) for path in places]
+    try:
+        last = json.loads((out / PLAN).read_text())
+    except FileNotFoundError:
+        last = None
+    if last is not None:
+        if "" in (setup["fingerprint"], last["setup"]["fingerprint"]):  # a run without a base fits every one
+            setup["fingerprint"] = setup["fingerprint"] or last["setup"]["fingerprint"]
+            last["setup"]["fingerprint"] = setup["fingerprint"]
+        if last["setup"] == setup:
+            index = [*last["index"], *(path for path in index if path not in set(last["index"]))]
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / PLAN, {"setup": setup, "index": index})
+
+
+def _inference(recipe: Recipe) -> tuple[str, ...]:
+    """ControlNets that drawing with either setting of the edges takes."""
+    settings = (recipe.sampling.firm, recipe.sampling.free)
+    return tuple(kind for kind in ("tile", "canny") if any(getattr(edges, kind) > 0 for edges in settings))
+
+
+def _for(recipe: Recipe, pairing: Pairing) -> Recipe:
+    """The recipe for one style: pairs of its own are never generated from designs that it is judged on."""
+    if pairing.case is None:
+        return recipe
+    judged = {target.name for target in pairing.targets}
+    free = tuple(sorted({name for names in cases.DESIGNS.values() for name in names} - judged - {pairing.case.reference}))
+    return replace(recipe, complement=replace(recipe.complement, designs=free))
+
+
+def _groups(methods: Sequence[Method]) -> list[list[Method]]:
+    """Methods that learn the same, together."""
+    groups: dict[str, list[Method]] = {}
+    for method in methods:
+        groups.setdefault(method.learns_as or method.name, []).append(method)
+    return list(groups.values())
+
+
+# -- one style, one seed, methods that learn the same -----------------------------------------------------------------
+
+
+def _learn_and_draw(
+    out: Path,
+    pairing: Pairing,
+    items: Sequence[Item],
+    group: Sequence[Method],
+    base: Base | None,
+    recipe: Recipe,
+    seed: int,
+    places: Mapping[tuple[str, str], Path],
+) -> Iterator[Progress]:
+    name = group[0].learns_as or group[0].name
+    wanted = [
+        (method, item, path)
+        for method in group
+        for item in items
+        if (path := places.get((method.name, item.name))) is not None and not done(path)
+    ]
+    stage = f"{pairing.name}: {', '.join(method.name for method in group)}"
+    if not wanted:
+        return
+    yield Progress(stage, 0, len(wanted))
+    missing = group[0].missing(base) if group[0].needs_base else ""
+    if missing:
+        for method, item, path in wanted:
+            _write(path, pairing, item, method, seed, base, {"status": "n/a", "reason": missing})
+        yield Progress(stage, len(wanted), len(wanted), f"n/a: {missing}")
+        return
+    work = out / "work" / f"{pairing.name}-{name}-{seed}"
+    work.mkdir(parents=True, exist_ok=True)
+    truth = None
+    if pairing.case is not None:
+        truth = lambda name, seed: cases.truth(pairing.case, name, CEILING_SEED + seed).image  # noqa: E731
+    task = Task(pairing, base if group[0].needs_base else None, recipe, seed, work, truth)
+    learnt, spent, failed = None, {"seconds": 0.0, "memory": 0.0}, ""
+    if group[0].learn is not None:
+        learnt, spent, failed = yield from _measured(group[0].learn(task), stage, 0, len(wanted))
+    bad = 0
+    for number, (method, item, path) in enumerate(wanted):
+        told: dict = {"status": "failed", "reason": failed}
+        if not failed:
+            action = method.draw(task, learnt, item.target) if item.target else method.imagine(task, learnt, item.prompt)
+            picture, drawing, fault = yield from _measured(action, stage, number, len(wanted))
+            told["reason"] = fault
+            if not fault:
+                save_image(picture, path.with_suffix(".png"), overwrite=True)
+                told = {"status": "done", "learn": spent, "draw": drawing, "size": list(picture.size)}
+                told |= {"metrics": _metrics(picture, pairing, item), "metrics_version": metrics.VERSION}
+        bad += told["status"] == "failed"
+        _write(path, pairing, item, method, seed, base, told)
+        last = told.get("reason", "")
+        yield Progress(stage, number + 1, len(wanted), f"failed: {last}" if last else item.name)
+    if not bad:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _measured(action: Iterator[Progress], stage: str, done: int, total: int) -> Iterator[Progress]:
+    """Run a method's part; its records are told under `stage`. Returns (what it returned, time and memory, its fault)."""
+    begin = time.monotonic()
+    peak = Peak()
+    result, fault = None, ""
+    while True:
+        try:
+            record = next(action)
+        except StopIteration as end:
+            result = end.value
+            break
+        except Exception as error:  # whatever a method does wrong must not stop the others
+            fault = f"{type(error).__name__}: {error}".strip()[:500]
+            break
+        message = " ".join(part for part in (record.stage, f"{record.step}/{record.total}", record.message) if part)
+        yield Progress(stage, done, total, message)
+    return result, {"seconds": round(time.monotonic() - begin, 2), "memory": peak.megabytes()}, fault
+
+
+class Peak:
+    """The highest memory use since it was made: of the GPU where there is one, else of this process (Linux)."""
+
+    def __init__(self) -> None:
+        self.gpu = torch.cuda.is_available()
+        if self.gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # the process's own high-water mark starts anew
+            except OSError:
+                pass
+
+    def megabytes(self) -> float:
+        if self.gpu:
+            return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        try:
+            status = Path("/proc/self/status").read_text()
+            return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+        except (OSError, IndexError):  # not Linux: the highest ever
+            return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if os.uname()[0] == "Darwin" else 1024), 1)
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def place(
+    out: Path, pairing: Pairing, item: Item, method: Method, base: Base | None, recipe: Recipe, seed: int
+) -> Path:
+    """The JSON of a result; its picture lies beside it."""
+    told = {
+        "case": _case_hash(pairing, item),
+        "method": [method.name, VERSION],
+        "seed": seed,
+        "weights": base.fingerprint if base and method.needs_base else "",
+        "recipe": recipe_values(recipe) if method.needs_base else "",
+    }
+    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in item.name)
+    return out / "results" / pairing.split / pairing.name / name / f"{method.name}-{seed}-{key}.json"
+
+
+def _case_hash(pairing: Pairing, item: Item) -> str:
+    """sha256 of the pictures that a case is made of."""
+    digest = hashlib.sha256(f"{pairing.words} {pairing.edges} {item.name}".encode())
+    pictures = [pairing.design, pairing.embroidery]
+    if item.target is not None:
+        pictures += [item.target.design, item.target.truth]
+    for picture in pictures:
+        digest.update(b"-" if picture is None else np.asarray(picture).tobytes())
+    return digest.hexdigest()
+
+
+def done(path: Path) -> bool:
+    """Whether a result needs no more work."""
+    try:
+        return json.loads(path.read_text())["status"] in ("done", "n/a")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _write(
+    path: Path, pairing: Pairing, item: Item, method: Method, seed: int, base: Base | None, told: dict
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = dict(split=pairing.split, style=pairing.name, item=item.name, text=item.target is None, method=method.name)
+    weights = base.fingerprint if base and method.needs_base else ""
+    write_json(path, facts | {"seed": seed, "weights": weights} | told)
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=32)
+def library(name: str) -> dict[str, np.ndarray]:
+    """Style -> texture statistics of its truth on a design, with a seed of its own: what `identify` looks through."""
+    found = {}
+    for style in cases.STYLES:
+        drawn = cases.truth(style, name, LIBRARY_SEED)
+        found[style.name] = texture_statistics(np.asarray(drawn.image), drawn.mask)
+    return found
+
+
+def known(pairing: Pairing, target: Target) -> metrics.Known:
+    """What a result on this target is measured against."""
+    reference = np.asarray(pairing.embroidery.convert("RGB"))
+    truth = None if target.truth is None else np.asarray(target.truth.convert("RGB"))
+    mask = stitched(target) if target.mask is None else target.mask
+    return metrics.Known(
+        design=np.asarray(flatten(target.design, pairing.fabric)),
+        mask=mask,
+        reference=reference,
+        reference_design=np.asarray(flatten(pairing.design, pairing.fabric)),
+        reference_mask=pairing.mask,
+        reference_texture=texture_statistics(reference, pairing.mask),
+        fabric=pairing.fabric,
+        truth=truth,
+        truth_texture=None if truth is None else texture_statistics(truth, mask),
+        style=pairing.name,
+        library=library(target.name) if truth is not None else {},
+    )
+
+
+def _metrics(picture: Image.Image, pairing: Pairing, item: Item) -> dict[str, float]:
+    result = np.asarray(picture.convert("RGB"))
+    if item.target is None:
+        reference = np.asarray(pairing.embroidery.convert("RGB"))
+        return {"histogram_reference": metrics.histogram_loss(result, reference), "hfrd": metrics.hfrd(result, reference)}
+    return metrics.measure(result, known(pairing, item.target))
+
+
+def setup_of(out: Path) -> dict:
+    """What the folder's benchmark is: cases, base, budget, recipe, split.
+
+    Raises:
+        InputError: nothing was run there.
+    """
+    try:
+        return json.loads((out / PLAN).read_text())["setup"]
+    except FileNotFoundError:
+        raise InputError(f"{out} holds no benchmark.", "`tambour bench run FOLDER` makes one.") from None
+
+
+def results(out: Path) -> list[tuple[Path, dict]]:
+    """Every result of the folder's benchmark that is there, with the path of its JSON.
+
+    Raises:
+        InputError: nothing was run there, or a file is broken.
+    """
+    setup_of(out)
+    found = []
+    for name in json.loads((out / PLAN).read_text())["index"]:
+        try:
+            found.append((out / name, json.loads((out / name).read_text())))
+        except FileNotFoundError:
+            continue  # not run yet
+        except ValueError as fault:
+            raise InputError(f"{out / name} is not JSON ({fault}).", "Delete it and run again.") from None
+    return found
+
+
+def pairings_of(out: Path) -> dict[str, Pairing]:
+    """The styles of the folder's benchmark by name."""
+    setup = setup_of(out)
+    plan = Plan(folder=setup["folder"]) if setup["folder"] else Plan(split=setup["split"])
+    return {pairing.name: pairing for pairing in plan.pairings()[0]}
+
+
+def measure_again(out: Path, pairings: Mapping[str, Pairing]) -> Iterator[Progress]:
+    """Measure results anew that were measured by another version of the metrics."""
+    stale = [
+        (path, told)
+        for path, told in results(out)
+        if told["status"] == "done" and told["metrics_version"] != metrics.VERSION
+    ]
+    for number, (path, told) in enumerate(stale):
+        pairing = pairings[told["style"]]
+        targets = {target.name: target for target in pairing.targets}
+        with Image.open(path.with_suffix(".png")) as picture:
+            values = _metrics(picture, pairing, Item(told["item"], None if told["text"] else targets[told["item"]]))
+        write_json(path, told | {"metrics": values, "metrics_version": metrics.VERSION})
+        yield Progress("metrics", number + 1, len(stale))
