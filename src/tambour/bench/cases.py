@@ -30,7 +30,7 @@ SEED = 7  # of every truth and reference; other seeds are other pieces of the sa
 # What the base must not have seen, as the cases state it (a test compares it with the pretraining's own list).
 HELD_OUT_FAMILIES = ("chain", "sequin", "cord", "sashiko")
 THICK_SATIN = 0.56  # mm; satin threads above it are held out
-DENSE_KNOTS = 1.2  # density; knots above it are held out
+DENSE_KNOTS = 0.8  # mm from knot to knot (stitch_length / density); knots closer than that are held out
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ STYLES: tuple[StyleCase, ...] = (
     _style("sequin-small", "development", "bee", _DARK, "free", family="sequin", thread_width=0.26, stitch_length=1.15,
            density=1.0, angle=0.0, angle_field="constant", sheen=0.9, twist=0.2, pile=0.0, colour_variation=0.3,
            relief=1.0),
-    _style("cord-outline", "development", "cat", _TWILL, family="cord", thread_width=1.1, stitch_length=1.6,
-           density=1.0, angle=0.0, angle_field="contour", sheen=0.3, twist=0.7, pile=0.1, colour_variation=0.2,
+    _style("cord-outline", "development", "cat", _TWILL, family="cord", thread_width=0.8, stitch_length=2.4,
+           density=0.95, angle=0.0, angle_field="contour", sheen=0.8, twist=0.6, pile=0.0, colour_variation=0.2,
            relief=1.1),
-    _style("sashiko-level", "development", "mountain", _DARK, family="sashiko", thread_width=0.42, stitch_length=2.0,
+    _style("sashiko-level", "development", "mountain", _DARK, family="sashiko", thread_width=0.42, stitch_length=1.3,
            density=1.0, angle=0.0, angle_field="constant", sheen=0.25, twist=0.6, pile=0.1, colour_variation=0.2,
            relief=1.0),
     _style("satin-thick", "development", "star", _WEAVE, family="satin", thread_width=0.66, stitch_length=17.0,
@@ -94,22 +94,22 @@ STYLES: tuple[StyleCase, ...] = (
     _style("sequin-turned", "test", "monogram", _WEAVE, "free", family="sequin", thread_width=0.28, stitch_length=1.4,
            density=1.0, angle=30.0, angle_field="constant", sheen=0.7, twist=0.1, pile=0.0, colour_variation=0.2,
            relief=0.9),
-    _style("cord-thick", "test", "mushroom", _WEAVE, family="cord", thread_width=1.4, stitch_length=2.1,
-           density=1.0, angle=0.0, angle_field="contour", sheen=0.45, twist=0.8, pile=0.05, colour_variation=0.25,
+    _style("cord-thick", "test", "mushroom", _WEAVE, family="cord", thread_width=1.05, stitch_length=3.4,
+           density=0.95, angle=0.0, angle_field="contour", sheen=0.9, twist=0.8, pile=0.0, colour_variation=0.25,
            relief=1.2),
-    _style("cord-rows", "test", "rose", _PLAIN, family="cord", thread_width=0.95, stitch_length=1.4,
-           density=1.0, angle=-20.0, angle_field="constant", sheen=0.2, twist=0.6, pile=0.2, colour_variation=0.3,
+    _style("cord-rows", "test", "rose", _PLAIN, family="cord", thread_width=0.7, stitch_length=2.0,
+           density=1.0, angle=-20.0, angle_field="constant", sheen=0.65, twist=0.5, pile=0.05, colour_variation=0.3,
            relief=1.0),
-    _style("sashiko-slope", "test", "sprig", _DARK, family="sashiko", thread_width=0.46, stitch_length=2.3,
-           density=1.0, angle=40.0, angle_field="constant", sheen=0.3, twist=0.7, pile=0.1, colour_variation=0.25,
+    _style("sashiko-slope", "test", "sprig", _DARK, family="sashiko", thread_width=0.46, stitch_length=1.6,
+           density=1.0, angle=45.0, angle_field="constant", sheen=0.3, twist=0.7, pile=0.1, colour_variation=0.25,
            relief=1.0),
-    _style("sashiko-fine", "test", "bird", _TWILL, family="sashiko", thread_width=0.36, stitch_length=1.7,
+    _style("sashiko-fine", "test", "bird", _TWILL, family="sashiko", thread_width=0.36, stitch_length=1.05,
            density=1.0, angle=0.0, angle_field="constant", sheen=0.2, twist=0.5, pile=0.15, colour_variation=0.2,
            relief=0.9),
     _style("satin-cable", "test", "fox", _FELT, family="satin", thread_width=0.8, stitch_length=20.0,
            density=1.0, angle=20.0, angle_field="constant", sheen=0.6, twist=0.6, pile=0.1, colour_variation=0.35,
            relief=1.15),
-    _style("knots-packed", "test", "heart", _TWILL, "free", family="knot", thread_width=0.34, stitch_length=1.15,
+    _style("knots-packed", "test", "heart", _TWILL, "free", family="knot", thread_width=0.34, stitch_length=1.05,
            density=1.45, angle=0.0, angle_field="constant", sheen=0.25, twist=0.6, pile=0.2, colour_variation=0.4,
            relief=1.2),
 )  # fmt: skip
@@ -153,12 +153,10 @@ def targets_of(style: StyleCase) -> tuple[str, ...]:
 
 def content_hash() -> str:
     """sha256 hex of everything the cases are made from: parameters, splits, designs, prompts, as canonical JSON."""
-    styles = [
-        dict(name=s.name, split=s.split, reference=s.reference, stitch=dict(s.stitch), fabric=dict(s.fabric), edges=s.edges)
-        for s in STYLES
-    ]
+    styles = [dict(vars(style), stitch=dict(style.stitch), fabric=dict(style.fabric)) for style in STYLES]
     drawings = {name: hashlib.sha256(_svg(name).encode()).hexdigest() for names in DESIGNS.values() for name in names}
-    told = dict(styles=styles, designs=DESIGNS, drawings=drawings, prompts=PROMPTS, size=SIZE, scale=PX_PER_MM, seed=SEED)
+    told = dict(styles=styles, designs=DESIGNS, drawings=drawings, prompts=PROMPTS)
+    told |= dict(size=SIZE, px_per_mm=PX_PER_MM, seed=SEED)
     return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

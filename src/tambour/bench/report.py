@@ -32,6 +32,7 @@ COSTS = (
     Metric("memory", "peak memory, MB", "lower", 0, np.inf, "of the GPU, else of the process"),
 )
 TEXT = (
+    Metric("hfrd_text", "text: HFRD", "lower", 0, 1, "as HFRD, on pictures from prompts"),
     Metric("histogram_reference", "text: histogram loss to reference", "higher", 0, 1,
            "HistoGAN, on pictures from prompts: high where the reference's colours did not leak"),
 )  # fmt: skip
@@ -122,7 +123,8 @@ def against_rivals(rows: Sequence[Mapping], ours: str = "ours") -> list[dict]:
         differences = [means[ours][style] - means[rival][style] for style in styles]
         mine = float(np.mean([means[ours][style] for style in styles]))
         low, high = interval(differences)
-        wins = "ours" if sign * high < 0 and sign * low < 0 else rival if sign * low > 0 and sign * high > 0 else "neither"
+        worst, best_end = sorted((-sign * low, -sign * high))  # of how much better ours is
+        wins = "ours" if worst > 0 else rival if best_end < 0 else "neither"
         told.append(
             {"metric": metric.name, "ours": mine, "rival": rival, "rivals": value, "difference": mine - value,
              "low": low, "high": high, "better": wins, "styles": len(styles)}
@@ -193,7 +195,7 @@ def _text(path: Path, text: str) -> Path:
 
 
 def _sheet(pairing: Pairing, found: Sequence[tuple[Path, dict]]) -> Image.Image | None:
-    """Design, truth and every method in columns, a design a row, the first seed; above, the pair. None: nothing there."""
+    """Design, truth and every method in columns, a design a row; above, the pair. None: nothing there."""
     drawn: dict[tuple[str, str], Path] = {}
     for path, told in found:
         if told["style"] == pairing.name and told["status"] == "done":
@@ -232,7 +234,7 @@ def _lines(facts: Mapping) -> list[str]:
     elif split in SPLITS:
         told.append("Test split: nothing may be tuned on it.")
         told.append(
-            "The truth is drawn by the stitch renderer. The fitted renderer and ours + guide use that renderer; no other "
+            "The truth is drawn by the stitch renderer, which the fitted renderer and ours + guide use too; no other "
             "method does."
         )
     return told
@@ -255,7 +257,7 @@ def _grid(cells: Mapping[str, Mapping[str, Cell]], wanted: Sequence[Metric]) -> 
                 for other in ranked
                 if other.group != "bound" and metric.name in cells[other.name]
             ]
-            best = min(others) if metric.better == "lower" else max(others)
+            best = (min if metric.better == "lower" else max)(others, default=None)
             digits = 1 if abs(cell.mean) >= 20 else 3 if metric.high <= 1 else 2
             text = f"{cell.mean:.{digits}f}"
             if metric not in COSTS[1:]:
@@ -309,7 +311,8 @@ def _page(
         lines = ["".join(cell(head, "th") for head in heads), *("".join(map(cell, row)) for row in rows)]
         return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
-    parts = ["<h1>Benchmark</h1>", *(f"<p>{html.escape(line)}</p>" for line in _lines(facts)), grid(*_grid(cells, wanted))]
+    said = "".join(f"<p>{html.escape(line)}</p>" for line in _lines(facts))
+    parts = ["<h1>Benchmark</h1>", said, grid(*_grid(cells, wanted))]
     if facts["against rivals"]:
         parts += ["<h2>Ours, without the guide, against the best trained rival</h2>", grid(*_rival_grid(facts))]
     for title, key in (("Not run", "not run"), ("Failed", "failed")):

@@ -7,11 +7,12 @@ and tried again by the next run; one that cannot run on the base is written down
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from tambour.texture import texture_statistics
 from tambour.work import write_json
 
 PLAN = "plan.json"
-LIBRARY_SEED, CEILING_SEED = 1007, 2007  # of the truths that name styles, and of the ceiling: neither is the truth's own
+LIBRARY_SEED, CEILING_SEED = 1007, 2007  # of the truths that name styles, and of the ceiling; not the truth's own
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,6 @@ class Item:
     name: str
     target: Target | None
 
-    @property
-    def prompt(self) -> str:
-        return self.name
-
 
 def run(out: str | Path, plan: Plan) -> Iterator[Progress]:
     """Make what is missing in the folder `out`. Yields progress; a stage is one method on one style.
@@ -192,12 +189,11 @@ def _inference(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _for(recipe: Recipe, pairing: Pairing) -> Recipe:
-    """The recipe for one style: pairs of its own are never generated from designs that it is judged on."""
+    """The recipe for one style: ours never generates pairs from designs that it is judged on."""
     if pairing.case is None:
         return recipe
-    judged = {target.name for target in pairing.targets}
-    free = tuple(sorted({name for names in cases.DESIGNS.values() for name in names} - judged - {pairing.case.reference}))
-    return replace(recipe, complement=replace(recipe.complement, designs=free))
+    others = tuple(name for split, names in cases.DESIGNS.items() if split != pairing.split for name in names)
+    return replace(recipe, complement=replace(recipe.complement, designs=others))
 
 
 def _groups(methods: Sequence[Method]) -> list[list[Method]]:
@@ -251,7 +247,7 @@ def _learn_and_draw(
     for number, (method, item, path) in enumerate(wanted):
         told: dict = {"status": "failed", "reason": failed}
         if not failed:
-            action = method.draw(task, learnt, item.target) if item.target else method.imagine(task, learnt, item.prompt)
+            action = method.draw(task, learnt, item.target) if item.target else method.imagine(task, learnt, item.name)
             picture, drawing, fault = yield from _measured(action, stage, number, len(wanted))
             told["reason"] = fault
             if not fault:
@@ -267,7 +263,7 @@ def _learn_and_draw(
 
 
 def _measured(action: Iterator[Progress], stage: str, done: int, total: int) -> Iterator[Progress]:
-    """Run a method's part; its records are told under `stage`. Returns (what it returned, time and memory, its fault)."""
+    """Run a method's part, telling its records under `stage`. Returns (what it gave, time and memory, its fault)."""
     begin = time.monotonic()
     peak = Peak()
     result, fault = None, ""
@@ -293,10 +289,8 @@ class Peak:
         if self.gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
-            try:
+            with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # the process's own high-water mark starts anew
-            except OSError:
-                pass
 
     def megabytes(self) -> float:
         if self.gpu:
@@ -305,7 +299,8 @@ class Peak:
             status = Path("/proc/self/status").read_text()
             return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
         except (OSError, IndexError):  # not Linux: the highest ever
-            return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if os.uname()[0] == "Darwin" else 1024), 1)
+            unit = 2**20 if sys.platform == "darwin" else 2**10
+            return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------
@@ -346,9 +341,7 @@ def done(path: Path) -> bool:
         return False
 
 
-def _write(
-    path: Path, pairing: Pairing, item: Item, method: Method, seed: int, base: Base | None, told: dict
-) -> None:
+def _write(path: Path, pairing: Pairing, item: Item, method: Method, seed: int, base: Base | None, told: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = dict(split=pairing.split, style=pairing.name, item=item.name, text=item.target is None, method=method.name)
     weights = base.fingerprint if base and method.needs_base else ""
@@ -392,7 +385,8 @@ def _metrics(picture: Image.Image, pairing: Pairing, item: Item) -> dict[str, fl
     result = np.asarray(picture.convert("RGB"))
     if item.target is None:
         reference = np.asarray(pairing.embroidery.convert("RGB"))
-        return {"histogram_reference": metrics.histogram_loss(result, reference), "hfrd": metrics.hfrd(result, reference)}
+        leaked = metrics.histogram_loss(result, reference)
+        return {"histogram_reference": leaked, "hfrd_text": metrics.hfrd(result, reference)}
     return metrics.measure(result, known(pairing, item.target))
 
 

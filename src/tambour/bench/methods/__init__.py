@@ -1,7 +1,7 @@
 """Ours, its ablations and every rival, one signature (`task.Method`).
 
 Every trained method has the same base, the recipe's rank, targets and learning rate, and as many gradient updates as
-ours; every drawn picture goes through the same sampler and, where the edges' setting has it, the same colour correction.
+ours; every picture drawn with a model has the same colour correction, where the setting of the edges has it.
 """
 
 from __future__ import annotations

@@ -106,7 +106,12 @@ class Patches:
 
 
 def match(
-    source: Patches, target: Patches, places: np.ndarray, grid: tuple[int, int], nearest: np.ndarray, rng: np.random.Generator
+    source: Patches,
+    target: Patches,
+    places: np.ndarray,
+    grid: tuple[int, int],
+    nearest: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """PatchMatch (Barnes et al. 2009, section 3): propagation and random search, all patches of the grid at once.
 
@@ -152,7 +157,7 @@ def match(
 
 
 def copy(source: Layer, shape: tuple[int, int], grid: tuple[int, int], nearest: np.ndarray) -> np.ndarray:
-    """The target's relief (H, W): every pixel from the match of the place it is nearest to. Means would blur stitches."""
+    """The target's relief (H, W): every pixel from the match of its nearest place; means would blur."""
     y, x = np.indices(shape)
     row, column = (np.minimum((axis + STRIDE // 2) // STRIDE, n - 1) for axis, n in zip((y, x), grid, strict=True))
     found = nearest.reshape(*grid, 2)[row, column] + np.stack([y - row * STRIDE, x - column * STRIDE], -1)
@@ -215,7 +220,7 @@ def transport(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def sliced_transport(
     relief: np.ndarray, inside: np.ndarray, source: np.ndarray, source_inside: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """One step of sliced optimal transport of patches (Rabin et al. 2011, section 3; patches as in Galerne et al. 2018).
+    """One step of sliced optimal transport (Rabin et al. 2011, section 3) of patches (Galerne et al. 2018).
 
     In a random orthonormal basis of patches every coordinate is moved to the source's distribution of it; pixels get
     the mean of what the patches that hold them say.
@@ -225,7 +230,9 @@ def sliced_transport(
     update = np.zeros_like(relief)
     for row in basis[:: size // 16]:
         kernel = row.reshape(FILTER, FILTER).astype(np.float32)
-        response, wanted = (cv2.filter2D(image, cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT) for image in (relief, source))
+        response, wanted = (
+            cv2.filter2D(image, cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT) for image in (relief, source)
+        )
         change = np.zeros_like(relief)
         change[inside] = transport(response[inside], wanted[source_inside][::3]) - response[inside]
         update += cv2.filter2D(change, cv2.CV_32F, kernel[::-1, ::-1], borderType=cv2.BORDER_REFLECT)
@@ -235,11 +242,11 @@ def sliced_transport(
 def optimal_transport(task: Task, learnt: None, target: Target) -> Iterator[Progress]:
     """Noise moved to the reference's distribution of patches, coarse to fine, stitches and fabric apart. Returns B'."""
     rng = np.random.default_rng([task.seed, 0x07])
-    relief, _ = relief_of(task)
-    no_guide = np.zeros((*relief.shape, 1), np.float32)
-    mask, inside = task.style.mask, stitched(target)
-    sources = pyramid(Layer(np.dstack([mask.astype(np.float32), no_guide]), relief, mask))
-    targets = pyramid(Layer(inside.astype(np.float32)[..., None].repeat(2, 2), np.zeros(inside.shape, np.float32), inside))
+    relief, design = relief_of(task)
+    inside = stitched(target)
+    sources = pyramid(Layer(borders(design, task.style.mask), relief, task.style.mask))
+    empty = np.zeros(inside.shape, np.float32)
+    targets = pyramid(Layer(borders(np.asarray(task.flat(target)), inside), empty, inside))
     result = None
     for level, (source, wanted) in enumerate(zip(sources, targets, strict=True)):
         shape = wanted.relief.shape

@@ -69,11 +69,11 @@ def b_lora(task: Task) -> Iterator[Progress]:
     _, pair = yield from reference(task)
     words = base.encode_prompt([f"a {recipe.prompts.trigger}"])
     pair = replace(pair, c_des=words, c_emb=words)
+    kept = set(targets(base.unet, (STYLE,), recipe.lora.convolutions))
     with adapted(base, (CONTENT, STYLE), recipe.lora, generator(task.seed, "lora")) as adapter:
         yield from trained(
             task, pair, adapter, [("b-lora", [Step("theta_e", denoise_embroidery(task, pair))], task.updates)]
         )
-        kept = set(targets(base.unet, (STYLE,), recipe.lora.convolutions))
         tensors = {
             key: value
             for key, value in adapter.style_tensors().items()
@@ -90,7 +90,7 @@ def _without_blocks(base: Base) -> str:
 METHODS = (
     Method("dreambooth", "DreamBooth-LoRA", "trained", "Ruiz et al. 2023, eq. 1, as LoRA (diffusers' SDXL script: "
            "attention projections, no prior preservation)", drawn, dreambooth, imagined),
-    Method("b-lora", "B-LoRA", "trained", "Frenkel et al. 2024, section 4: LoRA on up_blocks.0.attentions.0 and .1 only, "
+    Method("b-lora", "B-LoRA", "trained", "Frenkel et al. 2024, section 4: LoRA on up_blocks.0.attentions.0 and .1, "
            "prompt 'A [v]'; for a new content the style block's LoRA alone. Its own constants (rank 64, 1,000 steps, "
            "rate 5e-5) give way to the shared budget", drawn, b_lora, imagined, missing=_without_blocks),
 )  # fmt: skip

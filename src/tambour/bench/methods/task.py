@@ -44,7 +44,7 @@ class Task:
 
     @property
     def updates(self) -> int:
-        """Gradient updates that ours takes, two an iteration of stage one, three of stage two: every trained rival's."""
+        """Gradient updates of ours, two an iteration of stage one, three of stage two; trained rivals have as many."""
         return 2 * self.recipe.stage_one.iterations + 3 * self.recipe.stage_two.iterations
 
     def inputs(self) -> tuple[Path, Path]:

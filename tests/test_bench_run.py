@@ -1,0 +1,206 @@
+"""Benchmark runs on the toy base: every method draws, runs resume, failures stay local, the report tells all of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tambour.bench.methods.task as task_module
+import tambour.customize as customize
+from tambour.bench import cases, report, run
+from tambour.bench.methods import METHODS, pick
+from tambour.bench.methods.task import Method, Task, scaled
+from tambour.config import Analysis, Complement, Edges, Lora, Recipe, Sampling, Stage, StageTwo, Training, recipe_values
+from tambour.errors import InputError
+from tambour.progress import Progress
+from tambour.stitch import default_stitch
+from tambour.training.report import to_toml
+
+SIDE = 96
+STYLES = ("chain-bold", "satin-cable")
+RECIPE = Recipe(
+    resolution=SIDE,
+    crop=48,
+    lora=Lora(rank=2, alpha=2.0),
+    analysis=Analysis(steps=2, segments=2, renoise_iterations=1),
+    training=Training(tile=1.0, checkpoint_seconds=60.0),
+    stage_one=Stage(2, 1e-3),
+    complement=Complement(count=1, source="designs", first_segment=1),
+    stage_two=StageTwo(1, 1e-3),
+    sampling=Sampling(size=SIDE, steps=2, guidance_scale=1.0, firm=Edges(strength=0.9)),
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Cases of 96 px, a library of two styles, and no fitting, which takes seconds and is tested elsewhere."""
+    monkeypatch.setattr(cases, "SIZE", SIDE)
+    monkeypatch.setattr(cases, "PX_PER_MM", 7.0)
+    monkeypatch.setattr(cases, "STYLES", tuple(style for style in cases.STYLES if style.name in STYLES))
+    monkeypatch.setattr(customize, "fit_stitch", lambda photo, mask, family=None: default_stitch("satin"))
+    monkeypatch.setattr("tambour.bench.methods.bounds.fit_stitch", lambda photo, mask: default_stitch("satin"))
+    caches = (cases.design, cases._drawn, run.library)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def plan(toy, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(to_toml(recipe_values(RECIPE)))
+    return run.Plan(styles=STYLES, designs=("heart",), base=str(toy), recipe=str(recipe))
+
+
+def finish(work):
+    """Run to the end: (records, what it returned)."""
+    records = []
+    while True:
+        try:
+            records.append(next(work))
+        except StopIteration as end:
+            return records, end.value
+
+
+def test_every_method_draws_on_the_toy_base(toy_base, tmp_path):
+    pair = cases.pairing(cases.STYLES[0], ["heart"])
+    (target,) = pair.targets
+    pictures = {}
+    for method in METHODS:
+        if method.needs_base and method.missing(toy_base):
+            continue
+        work = tmp_path / (method.learns_as or method.name)
+        work.mkdir(exist_ok=True)
+        truth = lambda name, seed: cases.truth(pair.case, name, seed + 50).image  # noqa: E731
+        task = Task(pair, toy_base, RECIPE, 3, work, truth)
+        learnt = finish(method.learn(task))[1] if method.learn else None
+        records, picture = finish(method.draw(task, learnt, target))
+        assert records and all(isinstance(record, Progress) for record in records), method.name
+        assert picture.mode == "RGB" and picture.size == target.design.size, method.name
+        if method.name in ("ours", "analogies", "transport"):
+            again = finish(method.draw(task, learnt, target))[1]
+            assert np.array_equal(np.asarray(picture), np.asarray(again)), f"{method.name} is not deterministic"
+        assert not getattr(toy_base.unet, "peft_config", None), f"{method.name} left a LoRA on the base"
+        pictures[method.name] = np.asarray(picture)
+    assert len(pictures) >= 12
+    assert np.array_equal(pictures["unstyled"], np.asarray(Task(pair, None, RECIPE, 0, tmp_path).flat(target)))
+
+
+def test_trained_rivals_get_ours_updates(toy_base, tmp_path):
+    pair = cases.pairing(cases.STYLES[0], ["heart"])
+    updates = 2 * RECIPE.stage_one.iterations + 3 * RECIPE.stage_two.iterations
+    for method in METHODS:
+        if method.group != "trained" or method.missing(toy_base):
+            continue
+        task = Task(pair, toy_base, RECIPE, 0, tmp_path / method.name)
+        task.work.mkdir()
+        records, _ = finish(method.learn(task))
+        totals = {record.stage: record.total for record in records if record.stage not in ("pair", "blocks")}
+        assert task.updates == updates
+        assert sum(totals.values()) <= updates, f"{method.name} takes {totals}"
+
+
+def test_a_run_is_kept_resumed_and_told(plan, tmp_path):
+    out = tmp_path / "out"
+    plan = replace(plan, methods=("unstyled", "truth", "renderer", "dreambooth"), seeds=1)
+    finish(run.run(out, plan))
+    found = run.results(out)
+    assert len(found) == 2 * 4 and all(told["status"] == "done" for _, told in found)
+    assert not list((out / "work").iterdir())
+    before = {path: path.stat().st_mtime_ns for path, _ in found}
+    records, _ = finish(run.run(out, plan))
+    assert {record.stage for record in records} == {"base"}
+    found[0][0].unlink()
+    finish(run.run(out, plan))
+    after = {path: path.stat().st_mtime_ns for path, _ in run.results(out)}
+    assert [path for path in before if before[path] != after[path]] == [found[0][0]]
+
+    _, written = finish(report.report(out))
+    told = json.loads((out / "report.json").read_text())
+    assert told["cases"] == cases.content_hash() and told["pictures"] == 8
+    assert told["table"]["truth"]["texture"]["mean"] < told["table"]["unstyled"]["texture"]["mean"]
+    assert {path.name for path in written} >= {"report.json", "report.md", "index.html", f"{STYLES[0]}.jpg"}
+    assert "Test split" in (out / "report.md").read_text()
+
+
+def test_results_of_another_recipe_are_kept_apart(plan, tmp_path):
+    out = tmp_path / "out"
+    finish(run.run(out, replace(plan, methods=("unstyled", "dreambooth"))))
+    finish(run.run(out, replace(plan, methods=("dreambooth",), budget=2.0)))
+    assert [told["method"] for _, told in run.results(out)] == ["dreambooth"] * 2
+    finish(run.run(out, replace(plan, methods=("unstyled",), budget=2.0)))
+    assert sorted(told["method"] for _, told in run.results(out)) == ["dreambooth"] * 2 + ["unstyled"] * 2
+
+
+def test_a_failing_method_stops_nothing_and_is_tried_again(plan, tmp_path, monkeypatch):
+    def broken(task, learnt, target):
+        yield Progress("broken", 0, 1)
+        raise RuntimeError("out of thread")
+
+    kind = Method("broken", "broken", "trained", "", broken, needs_base=False)
+    nowhere = Method("nowhere", "nowhere", "trained", "", broken, missing=lambda base: "it has no such part")
+    chosen = (kind, nowhere, *pick(["unstyled", "truth"]))
+    monkeypatch.setattr(run, "pick", lambda names: chosen)
+    out = tmp_path / "out"
+    finish(run.run(out, plan))
+    status = {told["method"]: told for _, told in run.results(out)}
+    assert status["broken"]["status"] == "failed" and "out of thread" in status["broken"]["reason"]
+    assert (status["nowhere"]["status"], status["nowhere"]["reason"]) == ("n/a", "it has no such part")
+    assert status["unstyled"]["status"] == status["truth"]["status"] == "done"
+    finish(report.report(out))
+    text = (out / "report.md").read_text()
+    assert "FAILED: broken" in text and "nowhere was not run: it has no such part" in text
+    tried = [record.stage for record in finish(run.run(out, plan))[0]]
+    assert any("broken" in stage for stage in tried) and not any("unstyled" in stage for stage in tried)
+
+
+def test_pairs_of_ours_never_come_from_designs_it_is_judged_on():
+    for style in cases.STYLES:
+        pair = cases.pairing(style, [])
+        allowed = run._for(RECIPE, pair).complement.designs
+        assert allowed and not set(allowed) & {*cases.targets_of(style), style.reference}
+
+
+def test_the_budget_scales_every_stage():
+    half = scaled(replace(RECIPE, stage_one=Stage(150, 1e-3), stage_two=StageTwo(50, 1e-3)), 0.5)
+    assert (half.stage_one.iterations, half.stage_two.iterations) == (75, 25)
+    assert scaled(replace(RECIPE, stage_two=StageTwo(0, 1e-3)), 2).stage_two.iterations == 0
+    with pytest.raises(InputError, match="budget"):
+        scaled(RECIPE, 0)
+
+
+def test_a_folder_without_a_benchmark_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no benchmark"):
+        finish(report.report(tmp_path))
+
+
+def test_intervals_hold_the_mean_and_are_the_same_every_time():
+    values = np.random.default_rng(0).normal(3, 1, 12)
+    low, high = report.interval(values)
+    assert low < values.mean() < high and report.interval(values) == (low, high)
+    assert report.interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
+
+
+def test_ours_wins_only_where_the_interval_says_so():
+    def row(method, style, texture):
+        return {"method": method, "style": style, "metrics": {"texture": texture, "edges": 0.5}}
+
+    rows = [row("ours", f"s{i}", 0.3 + 0.01 * i) for i in range(6)]
+    rows += [row("dreambooth", f"s{i}", 0.6 + 0.02 * i) for i in range(6)]
+    rows += [row("b-lora", f"s{i}", 0.9) for i in range(6)]
+    told = {one["metric"]: one for one in report.against_rivals(rows)}
+    assert told["texture"]["rival"] == "dreambooth" and told["texture"]["better"] == "ours"
+    assert told["edges"]["better"] == "neither"
+
+
+def test_stitched_is_where_the_design_is(tmp_path):
+    target = cases.pairing(cases.STYLES[0], ["heart"]).targets[0]
+    opaque = np.asarray(target.design)[..., 3] > 127
+    assert (task_module.stitched(target) != opaque).mean() < 0.02
+    assert Image.fromarray(opaque).size == target.design.size
