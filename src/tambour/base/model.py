@@ -132,6 +132,10 @@ class Base:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents (B, c, h, w) -> image (B, 3, h f, w f) in [-1, 1]."""
+        return self.decode_with_gradient(latents)
+
+    def decode_with_gradient(self, latents: torch.Tensor) -> torch.Tensor:
+        """`decode`, through which gradients flow to the latents."""
         mean, std = self._latent_statistics()
         with self._precise_vae() as vae:
             latents = latents.to(self.device, vae.dtype)

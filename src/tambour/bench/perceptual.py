@@ -7,7 +7,7 @@ once). Pictures are RGB of one size.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,11 +18,8 @@ from PIL import Image
 
 from tambour.bench.cases import Pairing
 from tambour.bench.metrics import THREAD, Metric
-from tambour.bench.run import results
 from tambour.errors import InputError
 from tambour.images import flatten, to_tensor
-from tambour.progress import Progress
-from tambour.work import write_json
 
 METRICS: tuple[Metric, ...] = (
     Metric("lpips", "LPIPS to design", "lower", 0, np.inf, "Zhang et al. 2018, AlexNet (package lpips)"),
@@ -172,10 +169,10 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     found = {}
     for key, value in state.items():
         if key in plain:
-            found[f"vision_model.{plain[key]}"] = value
+            found[plain[key]] = value
         elif key.startswith("backbone.transformer.resblocks."):
             number, part = key.removeprefix("backbone.transformer.resblocks.").split(".", 1)
-            layer = f"vision_model.encoder.layers.{number}"
+            layer = f"encoder.layers.{number}"
             if part.startswith("attn.in_proj_"):
                 kind = part.removeprefix("attn.in_proj_")
                 for projection, piece in zip("qkv", value.chunk(3), strict=True):
@@ -225,28 +222,16 @@ def clip(picture: Image.Image, words: str) -> float:
     return float(100 * F.cosine_similarity(told.image_embeds, told.text_embeds).clamp(min=0))
 
 
-# -- over a benchmark's folder ----------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
-def measure_all(out: Path, pairings: Mapping[str, Pairing], names: Sequence[str]) -> Iterator[Progress]:
-    """Measure what is missing and keep it with the results.
+def of_result(picture: Image.Image, told: Mapping, pairing: Pairing, names: Sequence[str]) -> dict[str, float]:
+    """The metrics that make sense for one result.
+
+    Args:
+        told: the result's JSON; `item` is the design's name or the prompt, `text` tells which.
 
     Raises:
         InputError: weights cannot be loaded.
     """
-    todo = [(path, told) for path, told in results(out) if told["status"] == "done"] if names else []
-    for number, (path, told) in enumerate(todo):
-        missing = [name for name in names if name not in told["metrics"]]
-        if missing:
-            with Image.open(path.with_suffix(".png")) as picture:
-                values = _measured(picture.convert("RGB"), told, pairings[told["style"]], missing)
-            write_json(path, told | {"metrics": told["metrics"] | values})
-        yield Progress("perceptual metrics", number + 1, len(todo))
-
-
-def _measured(picture: Image.Image, told: Mapping, pairing: Pairing, names: Sequence[str]) -> dict[str, float]:
-    """The metrics that make sense for one result."""
     result, values = to_tensor(picture), {}
     if "csd" in names:
         reference = pairing.embroidery.convert("RGB").resize(picture.size, Image.Resampling.LANCZOS)

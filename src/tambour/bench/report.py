@@ -18,9 +18,11 @@ from PIL import Image
 from tambour.bench.cases import SPLITS, Pairing
 from tambour.bench.methods import METHODS
 from tambour.bench.metrics import METRICS, Metric
+from tambour.bench.perceptual import of_result, pick
 from tambour.bench.run import measure_again, pairings_of, results, setup_of
 from tambour.images import contact_sheet, flatten, save_image
 from tambour.progress import Progress
+from tambour.work import write_json
 
 RESAMPLES = 2000
 ROBUST = "a picture passes with at most half the unstyled design's texture distance to the truth, CIEDE2000 to the " \
@@ -144,13 +146,12 @@ def report(out: str | Path, perceptual: Sequence[str] = ()) -> Iterator[Progress
     Raises:
         InputError: nothing was run there, a metric is not known, or its package or weights are absent.
     """
-    from tambour.bench import perceptual as networks
-
     out = Path(out)
     pairings = pairings_of(out)
-    extra = networks.pick(perceptual)
+    extra = pick(perceptual)
     yield from measure_again(out, pairings)
-    yield from networks.measure_all(out, pairings, perceptual)
+    if perceptual:
+        yield from _perceptual(out, pairings, perceptual)
     found = results(out)
     rows = with_costs([told for _, told in found if told["status"] == "done"])
     wanted = tuple(metric for metric in (*METRICS, *extra, *TEXT, *COSTS) if by_style(rows, metric.name))
@@ -185,6 +186,18 @@ def report(out: str | Path, perceptual: Sequence[str] = ()) -> Iterator[Progress
         _text(out / "index.html", _page(facts, cells, wanted, [sheet.relative_to(out) for sheet in sheets])),
     ]
     return [*written, *sheets]
+
+
+def _perceptual(out: Path, pairings: Mapping[str, Pairing], names: Sequence[str]) -> Iterator[Progress]:
+    """Measure what networks measure where it is missing, and keep it with the results."""
+    todo = [(path, told) for path, told in results(out) if told["status"] == "done"]
+    for number, (path, told) in enumerate(todo):
+        missing = [name for name in names if name not in told["metrics"]]
+        if missing:
+            with Image.open(path.with_suffix(".png")) as picture:
+                values = of_result(picture.convert("RGB"), told, pairings[told["style"]], missing)
+            write_json(path, told | {"metrics": told["metrics"] | values})
+        yield Progress("perceptual metrics", number + 1, len(todo))
 
 
 def _text(path: Path, text: str) -> Path:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tambour.bench.methods import bounds, classical, lora, ours
+from tambour.bench.methods import bounds, classical, guided, lora, ours, pair
 from tambour.bench.methods.task import Method
 from tambour.errors import InputError
 
 VERSION = 1  # raise it when a method draws other pictures than before: kept results are then made again
 
-METHODS: tuple[Method, ...] = (*ours.METHODS, *lora.METHODS, *classical.METHODS, *bounds.METHODS)
-MAIN = ("ours", "ours-guide", "no-stage-two", "dreambooth", "b-lora", "analogies", "transport", "renderer", "unstyled",
-        "truth")  # fmt: skip
+METHODS: tuple[Method, ...] = (*ours.METHODS, *lora.METHODS, *pair.METHODS, *guided.METHODS, *classical.METHODS,
+                               *bounds.METHODS)  # fmt: skip
+MAIN = ("ours", "ours-guide", "no-stage-two", "dreambooth", "b-lora", "pair", "styleid", "analogies", "transport",
+        "renderer", "unstyled", "truth")  # fmt: skip
 
 
 def pick(names: Sequence[str] | None) -> tuple[Method, ...]:
