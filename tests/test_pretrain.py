@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tambour.base import load
 from tambour.pretrain import autoencoder, corpus, data, evaluate, model, muon, train
 from tambour.stitch import Fabric, default_stitch, render
 
@@ -89,8 +94,8 @@ def test_crops_are_aligned(pictures: data.Corpus, vae, work: Path) -> None:
     )
     whole = encode(data.to_tensor(pictures.picture))
     for n in range(6):
-        number = int(batch.captions[n].split()[-1])
-        top, left = (int(v) // f for v in batch.time_ids[n, 2:4])
+        number, top, left = batch.places[n]
+        assert batch.captions[n] == str(pictures.caption[number])
         assert torch.allclose(batch.latents[n], whole[number, :, top : top + 6, left : left + 6], atol=1e-2)
         blurred = data.blur(pictures.design[number])[top * f : (top + 6) * f, left * f : (left + 6) * f]
         assert np.allclose(batch.tile[n].numpy() * 255, blurred.transpose(2, 0, 1), atol=0.01)
@@ -125,6 +130,21 @@ def test_an_encoded_corpus_is_kept(pictures: data.Corpus, vae, work: Path, tmp_p
     (out / "notes.json").unlink()  # as if killed before the end
     data.encode_corpus(work / "corpus", out, _encode(vae), autoencoder.FACTOR, limit=2)
     assert len(data.Crops(out, torch.device("cpu"))) == 2
+
+
+def test_a_large_motif_is_no_fabric(tmp_path: Path) -> None:
+    """What covers most of a picture is still what crops should show."""
+    rng = np.random.default_rng(0)
+    design = np.full((1, SIZE, SIZE, 3), (120, 60, 160), np.uint8)
+    design[:, :, : SIZE // 4] = (230, 225, 215)
+    picture = np.int64(design) + rng.integers(-4, 5, design.shape)
+    picture[:, :, SIZE // 4 :] += rng.integers(-60, 61, (1, SIZE, SIZE * 3 // 4, 1))
+    pixels = data.Corpus(design, np.uint8(picture.clip(0, 255)), np.array(["thing"]), np.array(["satin"]))
+    with torch.random.fork_rng():
+        vae = autoencoder.build(pixels.picture, rng)
+    data.encode_corpus(_shard(tmp_path / "corpus", pixels), tmp_path / "crops", _encode(vae), autoencoder.FACTOR)
+    plain = data.Crops(tmp_path / "crops", torch.device("cpu")).plain[0]
+    assert plain[:, :2].all() and not plain[:, 6:].any()
 
 
 def test_muon_steps_are_orthogonal() -> None:
@@ -228,3 +248,20 @@ def test_a_stage_travels_in_few_small_files(pictures: data.Corpus, vae, tmp_path
     model.adopt(tmp_path / "base", tmp_path / "next", "a")
     train.load_average(tmp_path / "next" / "a.safetensors", networks)
     assert torch.equal(networks.tile.conv_in.weight, again.tile.conv_in.weight.float())
+
+
+@pytest.mark.slow
+def test_a_base_from_nothing(tmp_path: Path) -> None:
+    """The whole recipe in little: art, corpus, decoder, two processes, sheet, a base folder that draws."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm, which fetches the art")
+    work, out = tmp_path / "work", tmp_path / "base"
+    options = {"work": work, "out": out, "count": 40, "unseen": 20, "seconds": 60, "ranks": 2, "each": 1, "steps": 3,
+               "processes": 2, "device": "cpu"}  # fmt: skip
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    subprocess.run([sys.executable, "-m", "tambour.pretrain", "all", *words], check=True, timeout=900)
+    told = json.loads((work / "a.json").read_text())["samples"]
+    assert told["all"]["count"] >= 5 and set(told) - {"all"} <= set(corpus.TRAINED_FAMILIES)
+    assert (work / "a.png").exists() and (work / "a-text.png").exists()
+    base = load(out, device="cpu")
+    assert set(base.controlnets) == {"tile", "canny"} and len(base.attention_blocks) == 11

@@ -6,6 +6,7 @@ decoder    fit the PCA encoder, train the decoder
 stage      train UNet, text encoder and ControlNets for a while
 sheet      the evaluation page of a stage
 export     write the base folder
+all        these six, one after the other: mini from nothing
 gpu        corpus, decoder, one stage, sheet in one self-contained run of a few minutes; few and small files
 unpack     put the files of a gpu run into the work folder, to go on from them
 adopt      the same with the weights of a base folder, such as the bundled one
@@ -34,7 +35,7 @@ def main() -> None:
         prog="python -m tambour.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "step", choices=("art", "corpus", "decoder", "stage", "sheet", "export", "gpu", "unpack", "adopt")
+        "step", choices=("art", "corpus", "decoder", "stage", "sheet", "export", "all", "gpu", "unpack", "adopt")
     )
     parser.add_argument("--work", type=Path, default=Path("pretrain-work"), help="folder of everything in between")
     parser.add_argument("--name", default="a", help="name of the stage")
@@ -45,12 +46,18 @@ def main() -> None:
         default={},
         help='changes of the stage\'s plan, JSON: {"rate": 0.001}',
     )
-    parser.add_argument("--count", type=int, default=1500, help="pictures of the corpus")
-    parser.add_argument("--seconds", type=float, default=900, help="time to train")
+    parser.add_argument("--count", type=int, default=1450, help="pictures of the corpus to train on")
+    parser.add_argument("--unseen", type=int, default=200, help="corpus: further pictures, for the sheet alone")
+    parser.add_argument(
+        "--seconds", type=float, default=900, help="time to train; `all`: UNet and the rest, the decoder a sixth more"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--ranks", type=int, default=1, help="stage: processes that share its work (CPU)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="sheet, export, gpu: folder to write; unpack, adopt: to read")
+    parser.add_argument("--each", type=int, default=2, help="sheet: samples of every family")
+    parser.add_argument("--steps", type=int, default=25, help="sheet: steps of the sampler")
+    parser.add_argument("--guidance", type=float, default=2.0, help="sheet: guidance scale of the families' samples")
+    parser.add_argument("--out", type=Path, help="sheet, export, all, gpu: folder to write; unpack, adopt: to read")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     globals()[f"_{args.step}"](args)
@@ -62,12 +69,13 @@ def _art(args: argparse.Namespace) -> None:
 
 def _corpus(args: argparse.Namespace) -> None:
     began = time.monotonic()
-    for done in corpus.make_corpus(args.work / "art", args.work / "corpus", args.count, processes=args.processes):
-        print(f"corpus {done}/{args.count}  {time.monotonic() - began:.0f} s", flush=True)
+    count = args.count + args.unseen
+    for done in corpus.make_corpus(args.work / "art", args.work / "corpus", count, processes=args.processes):
+        print(f"corpus {done}/{count}  {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _decoder(args: argparse.Namespace) -> None:
-    pictures = data.read_corpus(args.work / "corpus", 1200)
+    pictures = data.read_corpus(args.work / "corpus", min(args.count, 1200))
     folder = args.work / "vae"
     if (folder / "config.json").exists():
         vae = AutoencoderTiny.from_pretrained(folder, local_files_only=True)
@@ -122,21 +130,53 @@ def _load(args: argparse.Namespace) -> model.Networks:
 
 
 def _sheet(args: argparse.Namespace) -> None:
-    pictures = data.read_corpus(args.work / "corpus", 100)
-    rows = evaluate.first_of_each(pictures)
-    sheet = evaluate.family_sheet(_load(args), _vae(args), pictures, rows)
-    text = evaluate.text_sheet(_load(args), _vae(args), steps=25, guidance=3.0)
-    for picture, end in ((sheet, ""), (text, "-text")):
-        picture.save((args.out or args.work) / f"{args.name}{end}.png")
-    vae = _vae(args)
-    for kind in sorted(set(pictures.kind)):
-        decibel, detail = autoencoder.reconstruction(vae, pictures.picture[pictures.kind == kind][:8])
-        print(f"{kind:12s} {decibel:.1f} dB  detail energy {detail:.2f}", flush=True)
+    """Figures and sheets of a stage on pictures that it was not trained on, if the corpus has any."""
+    pictures = data.read_corpus(args.work / "corpus")
+    unseen = pictures.kind[args.count :]
+    rows = [
+        args.count + int(n) for kind in corpus.TRAINED_FAMILIES for n in np.flatnonzero(unseen == kind)[: args.each]
+    ]
+    if not rows:
+        print(f"No pictures beyond the first {args.count}: judged on pictures of the training.")
+        rows = evaluate.first_of_each(pictures, count=args.each)
+    networks, vae, out = _load(args), _vae(args), args.out or args.work
+    began, judged, shown = time.monotonic(), [], []
+    for n, picture, verdict in evaluate.gate(networks, vae, pictures, rows, steps=args.steps, guidance=args.guidance):
+        judged.append(verdict)
+        shown.append((pictures.design[n], pictures.picture[n], picture))
+        print(f"{verdict}  {time.monotonic() - began:.0f} s", flush=True)
+    evaluate.family_sheet(shown, min(2, args.each)).save(out / f"{args.name}.png")
+    evaluate.text_sheet(networks, vae, steps=args.steps, guidance=3.0).save(out / f"{args.name}-text.png")
+    told = {"samples": evaluate.figures(judged), "reconstruction": {}}
+    for kind in sorted(set(pictures.kind[rows])):
+        some = [n for n in rows if pictures.kind[n] == kind]
+        decibel, detail = autoencoder.reconstruction(vae, pictures.picture[some])
+        told["reconstruction"][kind] = {"decibel": decibel, "detail": detail}
+        one = told["samples"][kind]
+        print(f"{kind:12s} named {one['named']:.2f}  texture {one['texture']:.2f}  colour {one['colour']:.1f}   "
+              f"autoencoder {decibel:.1f} dB, detail {detail:.2f}", flush=True)  # fmt: skip
+    print("all", told["samples"]["all"])
+    (out / f"{args.name}.json").write_text(json.dumps(told, indent=1))
 
 
 def _export(args: argparse.Namespace) -> None:
     args.device = "cpu"
     model.save_base(_load(args), _vae(args), args.out)
+
+
+def _all(args: argparse.Namespace) -> None:
+    seconds = args.seconds
+    _art(args)
+    _corpus(args)
+    if not (args.work / "vae" / "rounds").exists():
+        args.seconds = seconds / 6
+        _decoder(args)
+        args.seconds = seconds
+    _stage(args)
+    out, args.out = args.out, args.work
+    _sheet(args)
+    args.out = out
+    _export(args)
 
 
 def _gpu(args: argparse.Namespace) -> None:

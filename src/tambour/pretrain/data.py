@@ -13,6 +13,7 @@ import torch
 
 TILE_KERNEL = 15  # px, Gaussian, as in the paper's release
 CANNY = (100, 200)
+BARE = 1.0  # power of a patch's texture; fabrics have 0.01 to 0.6, stitches 1.5 to 40
 
 
 @dataclass
@@ -70,13 +71,21 @@ def precision(device: torch.device) -> torch.dtype:
 
 @dataclass
 class Batch:
-    """latents (B, c, s, s); tile, edges (B, 3, f s, f s) in [0, 1], or None; captions; time_ids (B, 6)."""
+    """latents (B, c, s, s); tile, edges (B, 3, f s, f s) in [0, 1], or None; captions; places: picture, row, column
+    (latents); time_ids (B, 6)."""
 
     latents: torch.Tensor
     tile: torch.Tensor | None
     edges: torch.Tensor | None
     captions: list[str]
+    places: list[tuple[int, int, int]]
     time_ids: torch.Tensor
+
+
+def _plain(latents: np.ndarray) -> np.ndarray:
+    """Where a picture (c, s, s) is bare fabric, (s, s) bool: the components of its patches but the first, their colour,
+    hold little. The design cannot tell, as a large motif covers more of it than the fabric does."""
+    return cv2.blur(np.square(latents[1:]).sum(0), (5, 5)) < BARE
 
 
 def encode_corpus(
@@ -103,13 +112,11 @@ def encode_corpus(
         part = read_shard(path, count - first)
         with torch.no_grad():
             latents = torch.cat([encode(to_tensor(part.picture[i : i + 8])).half() for i in range(0, len(part), 8)])
-        # How much a design varies around every latent, so that crops of bare fabric can be refused.
-        coarse = part.design[:, ::factor, ::factor].astype(np.float32)
         made = {
             "latents": latents.cpu().numpy(),
             "tile": np.stack([blur(d) for d in part.design]),
             "edges": np.stack([edges(d) for d in part.design]),
-            "plain": np.stack([np.abs(c - np.median(c.reshape(-1, 3), 0)).max(-1) < 12 for c in coarse]),
+            "plain": np.stack([_plain(z) for z in latents.float().cpu().numpy()]),
         }
         assert made["plain"].shape[1:] == (cells, cells)
         for name, array in made.items():
@@ -163,12 +170,14 @@ class Crops:
         pixels = [(n, slice(y * f, (y + side) * f), slice(x * f, (x + side) * f)) for n, y, x in places]
         tile = self._stack(self.tile, pixels).permute(0, 3, 1, 2)
         lines = self._stack(self.edges, pixels)[:, None].expand(-1, 3, -1, -1)
-        whole = grid * f
-        ids = [(whole, whole, y * f, x * f, side * f, side * f) for _, y, x in places]
+        # What SDXL's pipelines say of a whole picture; any size, so that it says nothing here.
+        sizes = 64 * rng.integers(4, 17, size)
+        ids = [(s, s, 0, 0, s, s) for s in sizes]
         return Batch(
             latents.float(),
             tile.float().div(255),
             lines.float().div(255),
             [self.caption[n] for n, _, _ in places],
+            places,
             torch.tensor(ids, dtype=torch.float32, device=self.device),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler
@@ -80,15 +81,20 @@ def decode(vae: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
     return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def family_sheet(networks: Networks, vae: AutoencoderTiny, corpus: Corpus, rows: list[int], **how) -> Image.Image:
-    """Design | truth | sample under the tile (and edge) condition, one row per picture number."""
-    device = next(networks.unet.parameters()).device
-    lines = []
-    for n in rows:
-        design, truth = corpus.design[n], corpus.picture[n]
-        latents = sample(networks, [str(corpus.caption[n])], design[None], seed=n, **how)
-        lines.append(np.hstack([design, truth, decode(vae.to(device), latents)[0]]))
-    return Image.fromarray(np.vstack(lines))
+CLOSE = 192  # px of the close views on the sheet
+
+
+def family_sheet(shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]], columns: int) -> Image.Image:
+    """Design | truth | sample at half size, and the middle of truth and sample at full size; `columns` such a row."""
+    cells = []
+    for design, truth, picture in shown:
+        size = design.shape[0]
+        height, cut = size // 2, slice((size - CLOSE) // 2, (size + CLOSE) // 2)
+        small = [cv2.resize(p, (height, height), interpolation=cv2.INTER_AREA) for p in (design, truth, picture)]
+        close = [cv2.resize(p[cut, cut], (height, height), interpolation=cv2.INTER_CUBIC) for p in (truth, picture)]
+        cells.append(np.hstack([*small, *close, np.full((height, 8, 3), 255, np.uint8)]))
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    return Image.fromarray(np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]))
 
 
 PROMPTS = ("red heart, satin stitch", "yellow star, french knots", "blue fish, cross stitch", "green leaf, chenille",
@@ -99,6 +105,20 @@ def text_sheet(networks: Networks, vae: AutoencoderTiny, **how) -> Image.Image:
     """Samples of `PROMPTS` without any condition, in a row."""
     latents = sample(networks, list(PROMPTS), None, **how)
     return Image.fromarray(np.hstack(list(decode(vae, latents))))
+
+
+def figures(judged: list[Judged]) -> dict[str, dict[str, float]]:
+    """Means of the verdicts by family and over all: `named` (share of right names), `texture`, `colour`, `count`."""
+    told = {}
+    for family in [*dict.fromkeys(one.family for one in judged), "all"]:
+        some = [one for one in judged if family in (one.family, "all")]
+        told[family] = {
+            "named": float(np.mean([one.named == one.family for one in some])),
+            "texture": float(np.mean([one.texture for one in some])),
+            "colour": float(np.mean([one.colour for one in some])),
+            "count": len(some),
+        }
+    return told
 
 
 def first_of_each(corpus: Corpus, kinds: tuple[str, ...] = TRAINED_FAMILIES, count: int = 1) -> list[int]:

@@ -37,7 +37,7 @@ class StagePlan:
 
     seconds: float
     tokens: int = 8192  # latent positions a step and process; a batch has as many crops as that holds
-    sides: tuple[tuple[int, ...], ...] = ((16, 16, 16, 32), (16, 24, 32), (24, 32, 64))  # of crops, latents: one
+    sides: tuple[tuple[int, ...], ...] = ((16, 16, 32), (24, 32), (24, 32, 64))  # of crops, latents: one
     # row after the other, each for its share of the time; every step draws one number of the row
     rate: float = 2e-3
     final_rate: float = 5e-5
@@ -59,7 +59,7 @@ def encode_text(networks: Networks, captions: list[str]) -> tuple[torch.Tensor, 
 
 
 def predict(networks: Networks, latents, t, text, time_ids, tile=None, canny=None, scales=(1.0, 1.0)) -> torch.Tensor:
-    """Clean latents as the UNet sees them in `latents` at `t`, under either, both or no condition."""
+    """v = sqrt(a) noise - sqrt(1 - a) clean, as the UNet sees it in `latents` at `t`; each condition may be None."""
     states, pooled = text
     added = {"text_embeds": pooled, "time_ids": time_ids}
     down, mid = None, None
@@ -83,20 +83,26 @@ def with_conditions(batch: Batch, plan: StagePlan, rng: np.random.Generator) -> 
 def loss_of(
     networks: Networks, batch: Batch, plan: StagePlan, rng: np.random.Generator, alphas: torch.Tensor
 ) -> torch.Tensor:
-    """Squared error of the clean latents, weighted by sqrt(min(snr, 5)) (between the x0 and the noise objective)."""
+    """Squared error of the clean latents, weighted by the square root of the signal-to-noise ratio within [0.15, 5].
+
+    The network's output is v, so that little noise asks for little; the loss is not v's, which little noise would rule.
+    Much noise keeps some weight: there the condition alone says the colour, and later steps believe what they find.
+    """
     device, n = alphas.device, len(batch.captions)
     z = (rng.permutation(n) + rng.random(n)) / n  # stratified
     normal = torch.special.ndtri(torch.from_numpy(z).clamp(1e-4, 1 - 1e-4))
     share = torch.sigmoid(plan.time_mean + plan.time_std * normal)
     t = (share * len(alphas)).long().clamp(0, len(alphas) - 1).to(device)
     latents = batch.latents
-    noise = torch.from_numpy(rng.standard_normal(batch.latents.shape, dtype=np.float32)).to(device)
+    dice = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+    noise = torch.randn(latents.shape, generator=dice, device=device)
     signal = alphas[t].view(-1, 1, 1, 1)
     noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
     captions = ["" if rng.random() < plan.drop_text else caption for caption in batch.captions]
-    out = predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids, batch.tile, batch.edges)
-    weight = (signal / (1 - signal)).clamp(0.02, 5).sqrt()
-    return (weight * (out.float() - latents) ** 2).mean()
+    velocity = predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids, batch.tile, batch.edges)
+    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity.float()
+    weight = (signal / (1 - signal)).clamp(0.15, 5).sqrt()
+    return (weight * (clean - latents) ** 2).mean()
 
 
 class Training:
