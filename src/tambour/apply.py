@@ -1,26 +1,37 @@
 """Show designs, or words, in a style: the style blocks alone on the frozen base (method, section 6).
 
-A design is noised and denoised again under structure conditions (SDEdit with ControlNets), a prompt is sampled; both by
-diffusers' own pipelines. Same seed, same picture (on a CPU bit for bit), whatever else is in the batch.
+A design is noised and denoised again under structure conditions (SDEdit with ControlNets), a prompt is sampled. Same
+seed, same picture, whatever else is in the list: bit for bit where pictures are drawn one by one (on a CPU they are),
+within rounding where they are drawn in batches.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from tambour.base import Base, generator, load
-from tambour.base.preflight import plan_apply
+from tambour.base import Base, Prompt, generator, load
+from tambour.base.preflight import Plan, plan_apply
+from tambour.base.sampling import Condition, sample, set_timesteps, windowed
 from tambour.config import Edges, Recipe, Sampling, recipe_from
 from tambour.errors import InputError, StyleError
-from tambour.images import canny_condition, correct_colours, fit, flatten, open_image, pad, tile_condition, to_image
+from tambour.images import (
+    canny_condition,
+    correct_colours,
+    fit,
+    flatten,
+    open_image,
+    pad,
+    tile_condition,
+    to_image,
+    to_tensor,
+)
 from tambour.progress import Progress
 from tambour.stitch import Fabric, Stitch, render
 from tambour.stitch.regions import find_regions
@@ -65,6 +76,7 @@ def apply(
     samples: int = 1,
     guide: str | None = None,
     transparent: bool = False,
+    batch: int | None = None,
     recipe: Recipe | None = None,
 ) -> Iterator[Progress | Result]:
     """Embroider designs: yields progress, and a `Result` as soon as a design is done.
@@ -82,6 +94,7 @@ def apply(
         guide: "stitches" starts from the design rendered in the stitch that was fitted to the reference, "none" from
             its flat colours (the paper); None: as the recipe says, where the style knows a stitch.
         transparent: keep the design's transparency in the result.
+        batch: how many pictures are drawn at once; None: as many as fit on a GPU, one on a CPU, which gains nothing.
         recipe: another recipe than the style's own.
 
     Raises:
@@ -109,52 +122,72 @@ def apply(
         raise StyleError("This style has no stitch fitted to its reference.", "Use --guide none, or learn it again.")
     if samples > 1 and not style.statistics:
         raise StyleError("This style cannot rank samples: it lacks its reference's statistics.", "Draw one sample.")
+    if batch is not None and batch < 1:
+        raise InputError(f"batch {batch!r} is out of range.", "Draw at least one at once.")
     if not designs:
         raise InputError("There are no designs.", "Give at least one picture.")
     for index in range(len(designs)):
         _open(designs, index, size, transparent)
 
     weights = {kind: getattr(setting, kind) for kind in ("tile", "canny") if getattr(setting, kind) > 0}
+    plan = None
     if not isinstance(base, Base):
         pictures = len(designs) * samples
         plan = plan_apply(base or style.base, recipe, controlnets=tuple(weights), size=size, pictures=pictures)
         yield Progress("plan", 1, 1, plan.summary())
     yield Progress("apply", 0, 1, "loading the base model")
-    base = _loaded(base, style, recipe, tuple(weights))
-    pipeline = base.image_pipeline(tuple(weights))
+    base = _loaded(base, style, recipe, tuple(weights), plan)
+    together = _together(base, plan, batch)
     steps = _steps_left(base, sampling.steps, strength)
     total = len(designs) * samples * steps
     words = recipe.prompts.style.format("design")
-    constant = _guidance(base, words, recipe) | {
-        "controlnet_conditioning_scale": list(weights.values()),
-        "strength": strength,
-        "num_inference_steps": sampling.steps,
-    }
+    constant = _guidance(base, words, recipe) | {"strength": strength}
     statistics = np.asarray(style.statistics, np.float32)
-    with attached(base, style, sampling.lora_scale):
+
+    def prepared() -> Iterator[_Job]:
+        """What is to be drawn, in its order."""
         for index in range(len(designs)):
             fitted, frame = pad(fit(_open(designs, index, size, transparent), size), base.pixel_multiple)
             flat = flatten(fitted, style.fabric)
             start = _stitched(fitted, style, seed) if guided else flat
-            conditions = _conditions(flat, tuple(weights), sampling, size)
-            mask = find_regions(np.asarray(fitted)).labels > 0 if len(statistics) else None
-            best: Result | None = None
-            for sample in range(samples):
-                place = f"design {index + 1} of {len(designs)}, sample {sample + 1} of {samples}"
-                done = (index * samples + sample) * steps
-                dice = generator(seed + sample, "apply")
-                pictures = {"image": start, "control_image": conditions}
-                image = yield from _drawn(pipeline, "apply", done, total, place, generator=dice, **pictures, **constant)
+            conditions = _conditions(base, flat, weights, sampling, size)
+            for number in range(samples):
+                yield _Job(index, number, fitted, frame, flat, start, conditions)
+
+    best: Result | None = None
+    done = 0
+    with attached(base, style, sampling.lora_scale):
+        for jobs in _batches(prepared(), together):
+            place = f"design {jobs[0].index + 1} of {len(designs)}, sample {jobs[0].sample + 1} of {samples}"
+            drawing = sample(
+                base,
+                size=jobs[0].flat.size[::-1],
+                generators=[generator(seed + job.sample, "apply") for job in jobs],
+                start=torch.cat([to_tensor(job.start) for job in jobs]),
+                conditions={
+                    kind: Condition(torch.cat([job.conditions[kind] for job in jobs]), scale)
+                    for kind, scale in weights.items()
+                },
+                **constant,
+            )
+            pictures = yield from _told(drawing, "apply", done, total, len(jobs), place)
+            for job, picture in zip(jobs, pictures.split(1), strict=True):
+                done += steps
+                image = to_image(picture)
                 if setting.correct_colours:
-                    image = correct_colours(image, flat)
-                scores = score(image, statistics, flat, (mask, None)) if len(statistics) else None
-                if scores is not None:
-                    yield Progress("apply", done + steps, total, f"{place}: {scores.total:.2f}", vars(scores))
-                if best is None or scores.total > best.scores.total:
-                    best = Result(image, scores, seed + sample, index, guided)
-            if transparent:
-                best.image.putalpha(fitted.getchannel("A"))
-            yield replace(best, image=best.image.crop(frame))
+                    image = correct_colours(image, job.flat)
+                scores = None
+                if len(statistics):
+                    mask = find_regions(np.asarray(job.fitted)).labels > 0
+                    scores = score(image, statistics, job.flat, (mask, None))
+                    place = f"design {job.index + 1} of {len(designs)}, sample {job.sample + 1} of {samples}"
+                    yield Progress("apply", done, total, f"{place}: {scores.total:.2f}", vars(scores))
+                if job.sample == 0 or scores.total > best.scores.total:
+                    best = Result(image, scores, seed + job.sample, job.index, guided)
+                if job.sample == samples - 1:
+                    if transparent:
+                        best.image.putalpha(job.fitted.getchannel("A"))
+                    yield replace(best, image=best.image.crop(job.frame))
 
 
 def imagine(
@@ -178,27 +211,26 @@ def imagine(
     if n < 1:
         raise InputError(f"n {n!r} is out of range.", "Draw at least one.")
     size = _size(size, recipe.sampling)
+    plan = None
     if not isinstance(base, Base):
         plan = plan_apply(base or style.base, recipe, controlnets=(), size=size, pictures=n)
         yield Progress("plan", 1, 1, plan.summary())
     yield Progress("imagine", 0, 1, "loading the base model")
-    base = _loaded(base, style, recipe, ())
-    pipeline = base.text_pipeline()
+    base = _loaded(base, style, recipe, (), plan)
     steps = _steps_left(base, recipe.sampling.steps, 1.0)
     words = prompt.strip()
     if style.trigger not in words:
         words += recipe.prompts.style.partition("{}")[2]
     side = max(1, round(size / base.pixel_multiple)) * base.pixel_multiple
-    constant = _guidance(base, words, recipe) | {
-        "height": side,
-        "width": side,
-        "num_inference_steps": recipe.sampling.steps,
-    }
+    constant = _guidance(base, words, recipe) | {"size": (side, side)}
     with attached(base, style, recipe.sampling.lora_scale):
-        for index in range(n):
-            place, dice = f"picture {index + 1} of {n}", generator(seed + index, "imagine")
-            image = yield from _drawn(pipeline, "imagine", index * steps, n * steps, place, generator=dice, **constant)
-            yield Result(image, None, seed + index, index, guided=False)
+        for group in _chunks(range(n), _together(base, plan, None)):
+            dice = [generator(seed + index, "imagine") for index in group]
+            drawing = sample(base, generators=dice, **constant)
+            place = f"picture {group[0] + 1} of {n}"
+            pictures = yield from _told(drawing, "imagine", group[0] * steps, n * steps, len(group), place)
+            for index, picture in zip(group, pictures.split(1), strict=True):
+                yield Result(to_image(picture), None, seed + index, index, guided=False)
 
 
 # -- what is drawn from -------------------------------------------------------------------------------------------
@@ -229,24 +261,33 @@ def _open(designs: Sequence[Design], index: int, size: int, transparent: bool) -
     return image
 
 
-def _loaded(base: Base | str | None, style: Style, recipe: Recipe, controlnets: tuple[str, ...]) -> Base:
+def _loaded(
+    base: Base | str | None, style: Style, recipe: Recipe, controlnets: tuple[str, ...], plan: Plan | None
+) -> Base:
     if not isinstance(base, Base):
-        base = load(base or style.base, dtype=recipe.precision, controlnets=controlnets)
+        offloaded = plan is not None and plan.offloaded
+        base = load(base or style.base, dtype=recipe.precision, controlnets=controlnets, offloaded=offloaded)
     check_base(style, base)
     return base
 
 
 def _guidance(base: Base, words: str, recipe: Recipe) -> dict:
-    """The pipeline's text arguments, encoded once. At a guidance scale of 1 or less there is no negative prompt."""
-    scale = recipe.sampling.guidance_scale
+    """What every picture of a run is drawn with; the text encoded once. At a guidance scale of 1 or less there is no
+    negative prompt.
+    """
+    sampling, negative = recipe.sampling, None
     if base.token_room(words) < 0:
         raise InputError(f"The prompt {words!r} is too long by {-base.token_room(words)} tokens.", "Say it shorter.")
-    prompt = base.encode_prompt([words])
-    arguments = {"guidance_scale": scale, "prompt_embeds": prompt.embeds, "pooled_prompt_embeds": prompt.pooled}
-    if scale > 1:
+    prompt: Prompt = base.encode_prompt([words])
+    if sampling.guidance_scale > 1:
         negative = base.encode_prompt([recipe.prompts.negative])
-        arguments |= {"negative_prompt_embeds": negative.embeds, "negative_pooled_prompt_embeds": negative.pooled}
-    return arguments
+    return {
+        "prompt": prompt,
+        "negative": negative,
+        "guidance_scale": sampling.guidance_scale,
+        "steps": sampling.steps,
+        "control_every": sampling.control_every,
+    }
 
 
 def _stitched(design: Image.Image, style: Style, seed: int) -> Image.Image:
@@ -255,54 +296,76 @@ def _stitched(design: Image.Image, style: Style, seed: int) -> Image.Image:
     return render(design, Stitch(**style.stitch), fabric, seed=seed).image
 
 
-def _conditions(flat: Image.Image, kinds: tuple[str, ...], sampling: Sampling, size: int) -> list[Image.Image]:
-    """Condition pictures in the order of `kinds`; the blur is given at the recipe's size and scales with it."""
-    kernel = round(sampling.blur_kernel * size / sampling.size)
+def _conditions(
+    base: Base, flat: Image.Image, kinds: Iterable[str], sampling: Sampling, size: int
+) -> dict[str, torch.Tensor]:
+    """Condition pictures (1, 3, H, W) in [0, 1] by kind.
+
+    The blur is given at the recipe's size and scales with the picture; where it is drawn in windows, with the windows.
+    """
+    kernel = round(sampling.blur_kernel * (base.native if windowed(base, flat.size) else size) / sampling.size)
     make = {
         "tile": lambda: tile_condition(flat, kernel),
         "canny": lambda: canny_condition(flat, sampling.canny_low, sampling.canny_high),
     }
-    return [make[kind]() for kind in kinds]
+    return {kind: (to_tensor(make[kind]()) + 1) / 2 for kind in kinds}
 
 
 def _steps_left(base: Base, steps: int, strength: float) -> int:
     """How many times the base will be asked: what SDEdit at `strength` leaves of `steps`."""
-    sampler = base.sampler()
-    sampler.set_timesteps(steps)
-    skipped = steps - min(int(steps * strength), steps)
-    return len(sampler.timesteps) - skipped * sampler.order
+    return len(set_timesteps(base, base.sampler(), steps, strength))
 
 
-# -- a pipeline as an iterable ------------------------------------------------------------------------------------
+# -- batches ------------------------------------------------------------------------------------------------------
 
 
-class _Abandoned(Exception):
-    """Nobody waits for the picture any more."""
+@dataclass(frozen=True)
+class _Job:
+    """One picture to draw.
 
-
-def _drawn(
-    pipeline: Callable, stage: str, done: int, total: int, place: str, **arguments
-) -> Generator[Progress, None, Image.Image]:
-    """Run a diffusers pipeline: yields progress after each of its steps, returns the picture.
-
-    A pipeline calls back, an iterable is called: so the pipeline runs in a thread of its own. Closing the generator
-    stops it after the step it is in.
+    Attributes:
+        index, sample: which design, and which of its samples.
+        fitted: the design at its size, padded; `frame` is where it lies in it.
+        flat, start: it on the fabric, and what the run starts from.
+        conditions: by kind (1, 3, H, W).
     """
-    finished: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    abandoned = threading.Event()
 
-    def on_step_end(_pipeline, step, _t, _tensors) -> dict:
-        if abandoned.is_set():
-            raise _Abandoned
-        finished.put(step + 1)
-        return {}
+    index: int
+    sample: int
+    fitted: Image.Image
+    frame: tuple[int, int, int, int]
+    flat: Image.Image
+    start: Image.Image
+    conditions: Mapping[str, torch.Tensor]
 
-    with ThreadPoolExecutor(1, thread_name_prefix="tambour") as worker:
-        run = worker.submit(pipeline, callback_on_step_end=on_step_end, output_type="pt", **arguments)
-        run.add_done_callback(lambda _: finished.put(None))
+
+def _together(base: Base, plan: Plan | None, batch: int | None) -> int:
+    """How many pictures are drawn at once."""
+    if batch is not None:
+        return batch
+    return plan.batch if plan is not None and base.device.type != "cpu" else 1
+
+
+def _batches(jobs: Iterator[_Job], most: int) -> Iterator[list[_Job]]:
+    """Neighbouring jobs of one size, at most so many."""
+    for _, group in itertools.groupby(jobs, key=lambda job: job.flat.size):
+        yield from _chunks(group, most)
+
+
+def _chunks(items: Iterable, most: int) -> Iterator[list]:
+    """Neighbouring items in lists of `most`, the last one shorter."""
+    items = iter(items)
+    while chunk := list(itertools.islice(items, most)):
+        yield chunk
+
+
+def _told(
+    drawing: Generator[int, None, torch.Tensor], stage: str, done: int, total: int, count: int, place: str
+) -> Generator[Progress, None, torch.Tensor]:
+    """Progress records of `count` pictures that are drawn together. Returns the pictures."""
+    while True:
         try:
-            while (step := finished.get()) is not None:
-                yield Progress(stage, done + step, total, place)
-        finally:
-            abandoned.set()
-        return to_image(run.result().images * 2 - 1)
+            step = next(drawing)
+        except StopIteration as end:
+            return end.value
+        yield Progress(stage, done + step * count, total, place)

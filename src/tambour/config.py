@@ -100,6 +100,7 @@ class Sampling:
     size: int = 1024  # longer side, px
     steps: int = 30
     guidance_scale: float = 7.0
+    control_every: int = 1  # ControlNets are asked in every n-th step; above 1 an approximation
     lora_scale: float = 1.0
     blur_kernel: int = 15  # Gaussian kernel of the tile condition, px at `size`
     canny_low: int = 100

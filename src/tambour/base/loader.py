@@ -93,6 +93,7 @@ def load(
     device: str | None = None,
     dtype: str = "float32",
     controlnets: Sequence[str] = CONTROLS,
+    offloaded: bool = False,
 ) -> Base:
     """Load a base model.
 
@@ -104,6 +105,7 @@ def load(
             configuration asks (`force_upcast`), and every one of them on "mps".
         controlnets: which ControlNets to load; none is downloaded that is not named here. A folder may lack them,
             which only matters when one is asked for.
+        offloaded: text encoders and autoencoder come to the device only while they work; see `Base`.
 
     Raises:
         BaseModelError: nothing there, files missing or broken, no network, or not of SDXL's shape.
@@ -123,10 +125,11 @@ def load(
             parts[part] = None if kind is None else _load_part(kind, folder, part, name, precision)
 
     print_of = fingerprint(rows, parts["vae"], parts["scheduler"])
-    networks = [module for module in parts.values() if isinstance(module, torch.nn.Module)]
     with quiet():
-        for module in networks:
-            module.to(device, precision).requires_grad_(False).eval()
+        for part, module in parts.items():
+            if isinstance(module, torch.nn.Module):
+                waits = offloaded and part in ("vae", "text_encoder", "text_encoder_2")
+                module.to("cpu" if waits else device, precision).requires_grad_(False).eval()
     if torch.device(device).type == "mps" and dtype == "float16":
         parts["vae"].register_to_config(force_upcast=True)
     base = Base(
@@ -137,6 +140,7 @@ def load(
         },
         device=torch.device(device),
         dtype=precision,
+        offloaded=offloaded,
         **parts,
     )
     _check_shape(base)

@@ -19,14 +19,19 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from tambour.base.quiet import quiet
+from tambour.base.tiles import blended, places
 from tambour.errors import BaseModelError
 
+LARGE = 2048  # px a side: from here on pictures go through the autoencoder in tiles, lest it takes gigabytes
+TILE, TILE_OVERLAP = 512, 0.25  # px, share
+
 UNION = "union"  # the kind of a ControlNet that serves others' places
-_UNION_MODES = {"canny": 3, "tile": 6}  # xinsir/controlnet-union-sdxl-1.0: ProMax has 8 modes, the plain one 6, no tile
+UNION_MODES = {"canny": 3, "tile": 6}  # xinsir/controlnet-union-sdxl-1.0: ProMax has 8 modes, the plain one 6, no tile
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Base:
         text_encoder, tokenizer: None where the model has one text encoder (then the second one is it).
         scheduler: what the base was trained with; samplers are copies of it.
         controlnets: by kind, "tile" and "canny"; or "union", which serves as those it has modes for.
+        offloaded: text encoders and autoencoder wait in the computer's memory, and come to the device while they work;
+            pictures go through the autoencoder in tiles of `TILE` px.
     """
 
     name: str
@@ -70,6 +77,7 @@ class Base:
     controlnets: dict[str, ControlNetModel | ControlNetUnionModel]
     device: torch.device
     dtype: torch.dtype
+    offloaded: bool = False
 
     @functools.cached_property
     def attention_blocks(self) -> tuple[str, ...]:
@@ -92,6 +100,11 @@ class Base:
         return self.vae_factor * 2 ** (len(self.unet.config.down_block_types) - 1)
 
     @property
+    def native(self) -> int:
+        """Side of the square pictures the base was made for, px."""
+        return self.unet.config.sample_size * self.vae_factor
+
+    @property
     def prediction_type(self) -> str:
         """What the UNet predicts: "epsilon", "sample" (x0) or "v_prediction"."""
         return self.scheduler.config.prediction_type
@@ -107,7 +120,11 @@ class Base:
     @torch.no_grad()
     def encode_prompt(self, texts: Sequence[str]) -> Prompt:
         """Encode texts exactly as diffusers' pipeline does: embeds (B, T, d), pooled (B, p)."""
-        embeds, _, pooled, _ = self.text_pipeline().encode_prompt(list(texts), do_classifier_free_guidance=False)
+        encoders = [net for net in (self.text_encoder, self.text_encoder_2) if net is not None]
+        with self.present(*encoders):
+            embeds, _, pooled, _ = self.text_pipeline().encode_prompt(
+                list(texts), device=self.device, do_classifier_free_guidance=False
+            )
         return Prompt(embeds, pooled)
 
     # -- images and latents ---------------------------------------------------------------------------------------
@@ -119,28 +136,57 @@ class Base:
         `generator` draws from the posterior of a variational autoencoder; without it its mode is taken.
         """
         with self._precise_vae() as vae:
-            code = vae.encode(image.to(self.device, vae.dtype))
-        if hasattr(code, "latents"):
-            latents = code.latents
-        elif generator is None:
-            latents = code.latent_dist.mode()
-        else:
-            latents = code.latent_dist.sample(generator)
+            image = image.to(self.device, vae.dtype)
+
+            def code(part: torch.Tensor) -> torch.Tensor:
+                answer = vae.encode(part)
+                return answer.latents if hasattr(answer, "latents") else answer.latent_dist.parameters
+
+            found = self._in_tiles(image, code, encode=True)
+        if found.shape[1] == 2 * self.vae.config.latent_channels:  # mean and variance, side by side
+            posterior = DiagonalGaussianDistribution(found)
+            found = posterior.mode() if generator is None else posterior.sample(generator)
         mean, std = self._latent_statistics()
-        return ((latents - mean) * self.vae.config.scaling_factor / std).to(self.dtype)
+        return ((found - mean) * self.vae.config.scaling_factor / std).to(self.dtype)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (B, c, h, w) -> image (B, 3, h f, w f) in [-1, 1]."""
+        """Scaled latents (B, c, h, w) -> image (B, 3, h f, w f) in [-1, 1].
+
+        What overflows in float16 is done again in float32.
+        """
         return self.decode_with_gradient(latents)
 
     def decode_with_gradient(self, latents: torch.Tensor) -> torch.Tensor:
         """`decode`, through which gradients flow to the latents."""
         mean, std = self._latent_statistics()
-        with self._precise_vae() as vae:
-            latents = latents.to(self.device, vae.dtype)
-            image = vae.decode(latents * std / self.vae.config.scaling_factor + mean).sample
+
+        def decoded(precise: bool) -> torch.Tensor:
+            with self._precise_vae(precise) as vae:
+                raw = (latents.to(self.device, vae.dtype) * std / self.vae.config.scaling_factor + mean).to(vae.dtype)
+                return self._in_tiles(raw, lambda part: vae.decode(part).sample, encode=False)
+
+        image = decoded(False)
+        if self.vae.dtype == torch.float16 and not image.isfinite().all():
+            image = decoded(True)
         return image.to(self.dtype).clamp(-1, 1)
+
+    def _in_tiles(self, x: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor], encode: bool) -> torch.Tensor:
+        """`compute(x)`, which encodes pictures or decodes latents; tile by tile where the pictures are large."""
+        f = self.vae_factor
+        read, write = (f, 1) if encode else (1, f)  # sides of input and output, per latent
+        grid = (x.shape[-2] // read, x.shape[-1] // read)
+        if max(grid) * f < LARGE and not self.offloaded:
+            return compute(x)
+        tile = tuple(min(TILE // f, side) for side in grid)
+
+        def part(_number: int, corner: tuple[int, int]) -> torch.Tensor:
+            top, left = (at // write * read for at in corner)
+            return compute(x[..., top : top + tile[0] * read, left : left + tile[1] * read])
+
+        corners = [(top * write, left * write) for top, left in places(*grid, tile, TILE_OVERLAP)]
+        size, tiled = (tuple(side * write for side in sides) for sides in (grid, tile))
+        return blended(corners, size, tiled, TILE_OVERLAP, part)
 
     def _latent_statistics(self) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         """Mean and standard deviation of raw latents, where the autoencoder's configuration has them."""
@@ -150,14 +196,26 @@ class Base:
         return tuple(torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (mean, std))
 
     @contextmanager
-    def _precise_vae(self) -> Iterator[AutoencoderKL | AutoencoderTiny]:
-        """The autoencoder, in float32 for as long as it needs to be (SDXL's own overflows in float16)."""
-        upcast = self.vae.config.force_upcast and self.vae.dtype == torch.float16
+    def _precise_vae(self, precise: bool = False) -> Iterator[AutoencoderKL | AutoencoderTiny]:
+        """The autoencoder, in float32 for as long as it needs to be (SDXL's own overflows in float16) or `precise`."""
+        upcast = (self.vae.config.force_upcast or precise) and self.vae.dtype == torch.float16
+        with self.present(self.vae):
+            try:
+                yield self.vae.float() if upcast else self.vae
+            finally:
+                if upcast:
+                    self.vae.half()
+
+    @contextmanager
+    def present(self, *networks: torch.nn.Module) -> Iterator[None]:
+        """While open, these are on the device, where they wait elsewhere (`offloaded`)."""
         try:
-            yield self.vae.float() if upcast else self.vae
+            for net in networks if self.offloaded else ():
+                net.to(self.device)
+            yield
         finally:
-            if upcast:
-                self.vae.half()
+            for net in networks if self.offloaded else ():
+                net.to("cpu")
 
     def time_ids(
         self, height: int, width: int, crop: tuple[int, int] = (0, 0), original: tuple[int, int] | None = None
@@ -241,7 +299,7 @@ class Base:
         """
         union = self.controlnets.get(UNION)
         modes = union.config.num_control_type if union else 0
-        absent = [k for k in kinds if k not in self.controlnets and not _UNION_MODES.get(k, modes) < modes]
+        absent = [k for k in kinds if k not in self.controlnets and not UNION_MODES.get(k, modes) < modes]
         if absent:
             have = ", ".join(self.controlnets) or "none"
             raise BaseModelError(
@@ -264,7 +322,7 @@ class Base:
             nets = [self.controlnets[kind] for kind in kinds]
             return self._pipeline(StableDiffusionXLControlNetImg2ImgPipeline, controlnet=nets)
         union = self._pipeline(StableDiffusionXLControlNetUnionImg2ImgPipeline, controlnet=self.controlnets[UNION])
-        return functools.partial(union, control_mode=[_UNION_MODES[kind] for kind in kinds])
+        return functools.partial(union, control_mode=[UNION_MODES[kind] for kind in kinds])
 
     def _pipeline(self, kind: type, **extra):
         pipeline = kind(

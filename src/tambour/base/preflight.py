@@ -99,6 +99,8 @@ class Plan:
         free: bytes free on the device.
         seconds: estimated time of the networks' work; loading and pictures come on top.
         remarks: what was picked in place of the recipe's setting, and what must be fetched.
+        offloaded: see `Base`.
+        batch: how many pictures may be drawn at once.
     """
 
     device: str
@@ -108,6 +110,8 @@ class Plan:
     free: int
     seconds: float
     remarks: tuple[str, ...] = ()
+    offloaded: bool = False
+    batch: int = 1
 
     @property
     def memory(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tambour.base import Base
+from tambour.base.sharing import computed_once
 from tambour.training.pairs import Batch
 
 Residuals = tuple[list[torch.Tensor], torch.Tensor]
@@ -96,34 +97,3 @@ def before(unet: nn.Module, blocks: Sequence[str]) -> list[nn.Module]:
             if attention in attentions:  # resnet i runs before attention i
                 return [*stages[:index], *stage.resnets[: layer + 1], *stage.attentions[:layer]]
     return []
-
-
-@contextmanager
-def computed_once(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """While open, each of these modules computes at its first call, and answers the same to all later ones.
-
-    Gradients of all passes flow through the one answer. For passes at the same weights and inputs, and to be closed
-    before `backward`, where gradient checkpointing calls the modules again.
-    """
-
-    def once(forward):
-        answers = []
-
-        def answer(*args, **kwargs):
-            if not answers:
-                answers.append(forward(*args, **kwargs))
-            return answers[0]
-
-        return answer
-
-    before = [module.__dict__.get("forward") for module in modules]
-    try:
-        for module in modules:
-            module.forward = once(module.forward)
-        yield
-    finally:
-        for module, own in zip(modules, before, strict=True):
-            if own is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = own

@@ -1,0 +1,281 @@
+"""Sampling: a picture from words, or from another picture noised (SDEdit), under structure conditions.
+
+It computes what diffusers' SDXL pipelines compute (tests compare), as an iterable of steps, and leaner:
+- pictures are drawn in batches, each with its own start, conditions and generator;
+- a ControlNet's embedding of its condition, which no step changes, is computed once, and a ControlNet that hears no
+  text is asked once for both halves of guidance;
+- a picture far larger than the base's native size is drawn in overlapping windows of that size, whose predictions are
+  averaged in every step (MultiDiffusion, Bar-Tal et al. 2023). So the base sees what it was trained on, and stitches
+  keep their size in px.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import nn
+
+from tambour.base.model import UNION, UNION_MODES, Base, Prompt
+from tambour.base.sharing import Memory, remembered
+from tambour.base.tiles import blended, places
+
+OVERLAP = 0.25  # of neighbouring windows
+Residuals = tuple[list[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one ControlNet is shown.
+
+    Attributes:
+        image: (B, 3, H, W) in [0, 1], or (1, 3, H, W) for the whole batch.
+        scale: of what it adds; above 0.
+    """
+
+    image: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class Guided:
+    """The text of one batch: with guidance, both halves of it, the negative one first.
+
+    Attributes:
+        prompt: of B rows, or of 2 B.
+        scale: of guidance; 1 or less: none.
+    """
+
+    prompt: Prompt
+    scale: float
+
+    @classmethod
+    def of(cls, prompt: Prompt, negative: Prompt | None, scale: float, batch: int) -> Guided:
+        prompt = prompt.expand(batch)
+        if negative is None or scale <= 1:
+            return cls(prompt, 1.0)
+        negative = negative.expand(batch)
+        both = (torch.cat(pair) for pair in ((negative.embeds, prompt.embeds), (negative.pooled, prompt.pooled)))
+        return cls(Prompt(*both), scale)
+
+    @property
+    def halves(self) -> int:
+        return 2 if self.scale > 1 else 1
+
+    def combined(self, output: torch.Tensor) -> torch.Tensor:
+        """The guided prediction (B, ...) from that of both halves."""
+        if self.halves == 1:
+            return output
+        without, heard = output.chunk(2)
+        return without + self.scale * (heard - without)
+
+
+@torch.no_grad()
+def sample(
+    base: Base,
+    prompt: Prompt,
+    *,
+    size: tuple[int, int],
+    generators: Sequence[torch.Generator],
+    steps: int,
+    start: torch.Tensor | None = None,
+    strength: float = 1.0,
+    conditions: Mapping[str, Condition] | None = None,
+    negative: Prompt | None = None,
+    guidance_scale: float = 1.0,
+    control_every: int = 1,
+) -> Generator[int, None, torch.Tensor]:
+    """Draw a batch of pictures, one for each of the generators. Yields the number of steps done.
+
+    Args:
+        prompt, negative: of batch 1 or B.
+        size: (H, W), px, multiples of the base's `pixel_multiple`.
+        generators: each draws what one picture needs, so that it does not depend on its company.
+        start: (B, 3, H, W) in [-1, 1], what SDEdit starts from; None: from noise alone.
+        strength: above 0, at most 1: the share of the steps that is taken.
+        conditions: by kind of ControlNet.
+        guidance_scale: 1 or less, or no `negative`: no guidance.
+        control_every: ask the ControlNets in every n-th step only, and use that answer until then: faster, an
+            approximation. 1: in every step.
+
+    Returns: (B, 3, H, W) in [-1, 1].
+
+    Raises:
+        BaseModelError: the base has no ControlNet of a kind.
+    """
+    conditions = conditions or {}
+    base.check_controlnets(tuple(conditions))
+    text = Guided.of(prompt, negative, guidance_scale, len(generators))
+    sampler = base.sampler()
+    timesteps = set_timesteps(base, sampler, steps, strength if start is not None else 1.0)
+    latents = _first(base, sampler, timesteps[:1], start, size, generators)
+    windows = _windows(base, size, conditions, text, len(generators))
+    f = base.vae_factor
+    whole, cut = (size[0] // f, size[1] // f), (windows[0].latents[0], windows[0].latents[1])
+    embeddings = [net.controlnet_cond_embedding for net in base.controlnets.values()]
+    memory: Memory = {}
+    heard: dict[int, Residuals | None] = {}
+    known = inspect.signature(sampler.step).parameters
+    dice = list(generators) if len(generators) > 1 else generators[0]
+    extra = {key: value for key, value in (("eta", 0.0), ("generator", dice)) if key in known}
+    for i, t in enumerate(timesteps):
+        scaled = sampler.scale_model_input(latents, t)
+
+        def predicted(number: int, corner: tuple[int, int], i=i, t=t, scaled=scaled) -> torch.Tensor:
+            window = windows[number]
+            top, left = corner
+            z = scaled[..., top : top + cut[0], left : left + cut[1]]
+            if i % control_every == 0:
+                heard[number] = _residuals(base, z, t, window, text)
+            return text.combined(_prediction(base, z, t, window, text, heard[number]))
+
+        with remembered(embeddings, memory):
+            corners = [window.corner for window in windows]
+            output = predicted(0, (0, 0)) if len(windows) == 1 else blended(corners, whole, cut, OVERLAP, predicted)
+        latents = sampler.step(output, t, latents, **extra, return_dict=False)[0]
+        yield i + 1
+    return base.decode(latents)
+
+
+def set_timesteps(base: Base, sampler, steps: int, strength: float) -> torch.Tensor:
+    """Prepare a sampler; the timesteps that SDEdit at `strength` leaves of `steps`, each a question to the base."""
+    sampler.set_timesteps(steps, device=base.device)
+    skipped = (steps - min(int(steps * strength), steps)) * sampler.order
+    if hasattr(sampler, "set_begin_index"):
+        sampler.set_begin_index(skipped)
+    return sampler.timesteps[skipped:]
+
+
+def windowed(base: Base, size: tuple[int, int]) -> bool:
+    """Whether pictures of (H, W) px are drawn in windows: beyond one and a half times the native size."""
+    return max(size) > 1.5 * base.native
+
+
+def _first(
+    base: Base,
+    sampler,
+    t: torch.Tensor,
+    start: torch.Tensor | None,
+    size: tuple[int, int],
+    generators: Sequence[torch.Generator],
+) -> torch.Tensor:
+    """Latents at the first timestep, in the order of draws of diffusers' pipelines."""
+    shape = (1, base.latent_channels, size[0] // base.vae_factor, size[1] // base.vae_factor)
+    clean = []
+    if start is not None:
+        pictures = start.expand(len(generators), -1, -1, -1).split(1)
+        clean = [base.encode_image(picture, dice) for picture, dice in zip(pictures, generators, strict=True)]
+    noise = torch.cat([torch.randn(shape, generator=dice, dtype=base.dtype) for dice in generators]).to(base.device)
+    if start is None:
+        return noise * sampler.init_noise_sigma
+    return sampler.add_noise(torch.cat(clean), noise, t.repeat(len(generators)))
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A part of the pictures that the base sees at once; the whole of them where they are not too large.
+
+    Attributes:
+        corner, latents: (top, left) and (height, width), in latents.
+        time_ids: (1, 6).
+        conditions: the part of every condition, its rows doubled where its ControlNet hears both halves of guidance.
+    """
+
+    corner: tuple[int, int]
+    latents: tuple[int, int]
+    time_ids: torch.Tensor
+    conditions: Mapping[str, Condition]
+
+
+def _windows(
+    base: Base, size: tuple[int, int], conditions: Mapping[str, Condition], text: Guided, batch: int
+) -> list[_Window]:
+    f = base.vae_factor
+    side = max(1, base.native // base.pixel_multiple) * base.pixel_multiple
+    part = tuple(min(side, whole) for whole in size) if windowed(base, size) else size
+    latents = (part[0] // f, part[1] // f)
+    found = []
+    for top, left in places(size[0] // f, size[1] // f, latents, OVERLAP):
+        cut = {}
+        for kind, condition in conditions.items():
+            image = condition.image.to(base.device, base.dtype).expand(batch, -1, -1, -1)
+            image = image[..., top * f : top * f + part[0], left * f : left * f + part[1]]
+            rows = text.halves if hears_text(_net(base, kind)) else 1
+            cut[kind] = Condition(torch.cat([image] * rows), condition.scale)
+        found.append(_Window((top, left), latents, base.time_ids(*part, (top * f, left * f), size), cut))
+    return found
+
+
+# -- one prediction ---------------------------------------------------------------------------------------------------
+
+
+def hears_text(net: nn.Module) -> bool:
+    """Whether a ControlNet's answer depends on the prompt."""
+    return net.config.addition_embed_type is not None or any(isinstance(m, Transformer2DModel) for m in net.modules())
+
+
+def _net(base: Base, kind: str) -> nn.Module:
+    return base.controlnets[kind] if kind in base.controlnets else base.controlnets[UNION]
+
+
+def _residuals(base: Base, z: torch.Tensor, t: torch.Tensor, window: _Window, text: Guided) -> Residuals | None:
+    """The sum of what the ControlNets add to the UNet, for every row of `text`; None without conditions."""
+    batch = len(z)
+
+    def ask(net: nn.Module, images, scales, **more) -> Residuals:
+        both = text.halves if hears_text(net) else 1
+        prompt = text.prompt if both == text.halves else Prompt(text.prompt.embeds[:batch], text.prompt.pooled[:batch])
+        down, middle = net(
+            torch.cat([z] * both),
+            t,
+            encoder_hidden_states=prompt.embeds,
+            controlnet_cond=images,
+            conditioning_scale=scales,
+            added_cond_kwargs={
+                "text_embeds": prompt.pooled,
+                "time_ids": window.time_ids.expand(both * batch, -1),
+            },
+            return_dict=False,
+            **more,
+        )
+        if both == text.halves:
+            return list(down), middle
+        return [torch.cat([one] * text.halves) for one in down], torch.cat([middle] * text.halves)
+
+    own = [kind for kind in window.conditions if kind in base.controlnets]
+    answers = [ask(base.controlnets[k], window.conditions[k].image, window.conditions[k].scale) for k in own]
+    rest = [kind for kind in window.conditions if kind not in own]
+    if rest:
+        union, modes = base.controlnets[UNION], [UNION_MODES[kind] for kind in rest]
+        marks = torch.zeros(text.halves * batch, union.config.num_control_type, device=z.device, dtype=z.dtype)
+        marks[:, modes] = 1
+        images, scales = zip(*((window.conditions[k].image, window.conditions[k].scale) for k in rest), strict=True)
+        answers.append(ask(union, list(images), list(scales), control_type=marks, control_type_idx=modes))
+    if not answers:
+        return None
+    down = [sum(parts[1:], parts[0]) for parts in zip(*(answer[0] for answer in answers), strict=True)]
+    middles = [answer[1] for answer in answers]
+    return down, sum(middles[1:], middles[0])
+
+
+def _prediction(
+    base: Base, z: torch.Tensor, t: torch.Tensor, window: _Window, text: Guided, residuals: Residuals | None
+) -> torch.Tensor:
+    """The UNet's output for every row of `text`."""
+    rows = text.halves * len(z)
+    down, middle = residuals or (None, None)
+    return base.unet(
+        torch.cat([z] * text.halves),
+        t,
+        encoder_hidden_states=text.prompt.embeds,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=middle,
+        added_cond_kwargs={"text_embeds": text.prompt.pooled, "time_ids": window.time_ids.expand(rows, -1)},
+        return_dict=False,
+    )[0]
