@@ -14,6 +14,7 @@ functions, and what the modules hold is imported from them (`from tambour.stitch
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -51,6 +52,10 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+# Threads that have nothing to do shall sleep: spinning, two of them beside another busy process were ten times slower
+# than one. Read when torch is loaded; a value that the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def learn(

@@ -282,7 +282,7 @@ def _sample(
     """The first of the sheet's designs in the style so far, at the size of a training crop."""
     flat = on_ground(bundled_designs()[SHOWN[0]], reference.window, fabric)
     with style_only(adapter):
-        return embroider(base, recipe, "design", flat, generator(seed, "sample"))
+        return embroider(base, recipe, ["design"], [flat], [generator(seed, "sample")])[0]
 
 
 def _sheet(told: Report, style: Style, base: Base, pair: Pair, seed: int) -> Iterator[Progress]:

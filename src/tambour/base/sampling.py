@@ -114,7 +114,7 @@ def sample(
     latents = _first(base, sampler, timesteps[:1], start, size, generators)
     windows = _windows(base, size, conditions, text, len(generators))
     f = base.vae_factor
-    whole, cut = (size[0] // f, size[1] // f), (windows[0].latents[0], windows[0].latents[1])
+    whole, cut = (size[0] // f, size[1] // f), windows[0].latents
     embeddings = [net.controlnet_cond_embedding for net in base.controlnets.values()]
     memory: Memory = {}
     heard: dict[int, Residuals | None] = {}
@@ -134,10 +134,19 @@ def sample(
 
         with remembered(embeddings, memory):
             corners = [window.corner for window in windows]
-            output = predicted(0, (0, 0)) if len(windows) == 1 else blended(corners, whole, cut, OVERLAP, predicted)
+            output = blended(corners, whole, cut, OVERLAP, predicted)
         latents = sampler.step(output, t, latents, **extra, return_dict=False)[0]
         yield i + 1
     return base.decode(latents)
+
+
+def finished(drawing: Generator[int, None, torch.Tensor]) -> torch.Tensor:
+    """Run `sample` to its end: the pictures."""
+    while True:
+        try:
+            next(drawing)
+        except StopIteration as end:
+            return end.value
 
 
 def set_timesteps(base: Base, sampler, steps: int, strength: float) -> torch.Tensor:

@@ -48,6 +48,8 @@ def blended(
 
     Tiles are computed one after the other and summed in that order, so that the result is the same every time.
     """
+    if len(corners) == 1:
+        return compute(0, corners[0])
     total = weights = None
     for number, (top, left) in enumerate(corners):
         piece = compute(number, (top, left))

@@ -17,9 +17,18 @@ from PIL import Image, ImageColor
 
 from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator
+from tambour.base.sampling import Condition, finished, sample
 from tambour.config import Recipe
 from tambour.errors import InputError
-from tambour.images import canny_condition, correct_colours, open_image, save_image, tile_condition, to_tensor
+from tambour.images import (
+    canny_condition,
+    correct_colours,
+    open_image,
+    save_image,
+    tile_condition,
+    to_image,
+    to_tensor,
+)
 from tambour.pair.flat import make_design
 from tambour.progress import Progress
 
@@ -56,6 +65,7 @@ def generate(
     *,
     seed: int,
     folder: Path,
+    batch: int = 1,
 ) -> Iterator[Progress]:
     """Make `recipe.complement.count` candidates with the LoRA that is on the base, all of it switched on.
 
@@ -84,25 +94,30 @@ def generate(
         raise InputError(f"There is no bundled design {absent[0]!r}.", f"Allowed: {', '.join(drawings)}.")
     drawings = {name: drawings[name] for name in settings.designs or drawings}
     objects = settings.objects if settings.source == "text" else tuple(drawings)
-    candidates = []
     plan = subjects(settings.colours, objects, settings.count, generator(seed, "complement, subjects"))
-    for i, (colour, thing) in enumerate(plan):
-        words = f"{colour} {thing}"
-        paths = folder / f"{i:02d}-design.png", folder / f"{i:02d}.png"
-        if not paths[1].exists():
-            dice = generator(seed, "complement, picture", i)
-            if settings.source == "text":
-                embroidery = imagine(base, recipe, words, size, dice)
-                design = make_design(embroidery).design
-            else:
-                drawing = recolour(drawings[thing], colour, settings.colours, dice)
-                design = on_ground(drawing, size, fabric)
-                embroidery = embroider(base, recipe, words, design, dice)
-            for picture, path in zip((design, embroidery), paths, strict=True):
+    words = [f"{colour} {thing}" for colour, thing in plan]
+    paths = [(folder / f"{i:02d}-design.png", folder / f"{i:02d}.png") for i in range(len(plan))]
+    missing = [i for i in range(len(plan)) if not paths[i][1].exists()]
+    if len(missing) < len(plan):
+        yield Progress("complement", len(plan) - len(missing), len(plan), "resumed")
+    for first in range(0, len(missing), batch):
+        some = missing[first : first + batch]
+        dice = [generator(seed, "complement, picture", i) for i in some]
+        shown = [words[i] for i in some]
+        if settings.source == "text":
+            embroideries = imagine(base, recipe, shown, size, dice)
+            designs = [make_design(embroidery).design for embroidery in embroideries]
+        else:
+            svgs = [
+                recolour(drawings[plan[i][1]], plan[i][0], settings.colours, d) for i, d in zip(some, dice, strict=True)
+            ]
+            designs = [on_ground(svg, size, fabric) for svg in svgs]
+            embroideries = embroider(base, recipe, shown, designs, dice)
+        for i, *pictures in zip(some, designs, embroideries, strict=True):
+            for picture, path in zip(pictures, paths[i], strict=True):
                 save_image(picture, path, overwrite=True)
-        candidates.append(Candidate(open_image(paths[0]), open_image(paths[1]), words))
-        yield Progress("complement", i + 1, len(plan), words)
-    return candidates
+            yield Progress("complement", i + 1, len(plan), words[i])
+    return [Candidate(open_image(a), open_image(b), word) for (a, b), word in zip(paths, words, strict=True)]
 
 
 def subjects(
@@ -158,41 +173,62 @@ def on_ground(svg: str, size: tuple[int, int], ground: tuple[int, int, int]) -> 
     return canvas.convert("RGB")
 
 
-def imagine(base: Base, recipe: Recipe, words: str, size: tuple[int, int], dice: torch.Generator) -> Image.Image:
-    """Ordinary sampling."""
-    sampling = recipe.sampling
-    return base.text_pipeline()(
-        prompt=recipe.prompts.style.format(words),
-        negative_prompt=recipe.prompts.negative,
-        height=size[0],
-        width=size[1],
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale,
-        generator=dice,
-    ).images[0]
+def imagine(
+    base: Base, recipe: Recipe, words: Sequence[str], size: tuple[int, int], dice: Sequence[torch.Generator]
+) -> list[Image.Image]:
+    """Ordinary sampling, a picture for each of the words and generators."""
+    return _drawn(base, recipe, words, size=size, generators=dice)
 
 
-def embroider(base: Base, recipe: Recipe, words: str, design: Image.Image, dice: torch.Generator) -> Image.Image:
-    """SDEdit under the structure conditions, at the recipe's setting for firm edges."""
+def embroider(
+    base: Base,
+    recipe: Recipe,
+    words: Sequence[str],
+    designs: Sequence[Image.Image],
+    dice: Sequence[torch.Generator],
+) -> list[Image.Image]:
+    """SDEdit under the structure conditions, at the recipe's setting for firm edges; designs of one size."""
     sampling, edges = recipe.sampling, recipe.sampling.firm
     kernel = round(sampling.blur_kernel * recipe.resolution / sampling.size)
-    conditions = {
-        "tile": (edges.tile, tile_condition(design, kernel)),
-        "canny": (edges.canny, canny_condition(design, sampling.canny_low, sampling.canny_high)),
+    make = {
+        "tile": lambda design: tile_condition(design, kernel),
+        "canny": lambda design: canny_condition(design, sampling.canny_low, sampling.canny_high),
     }
-    heard = {kind: condition for kind, condition in conditions.items() if condition[0] > 0}
-    image = base.image_pipeline(tuple(heard))(
-        prompt=recipe.prompts.style.format(words),
-        negative_prompt=recipe.prompts.negative,
-        image=design,
-        control_image=[picture for _, picture in heard.values()],
-        controlnet_conditioning_scale=[scale for scale, _ in heard.values()],
+    conditions = {
+        kind: Condition(torch.cat([(to_tensor(make[kind](design)) + 1) / 2 for design in designs]), scale)
+        for kind, scale in (("tile", edges.tile), ("canny", edges.canny))
+        if scale > 0
+    }
+    images = _drawn(
+        base,
+        recipe,
+        words,
+        size=designs[0].size[::-1],
+        generators=dice,
+        start=torch.cat([to_tensor(design) for design in designs]),
         strength=edges.strength,
-        num_inference_steps=sampling.steps,
+        conditions=conditions,
+    )
+    if not edges.correct_colours:
+        return images
+    return [correct_colours(image, design) for image, design in zip(images, designs, strict=True)]
+
+
+def _drawn(base: Base, recipe: Recipe, words: Sequence[str], **what) -> list[Image.Image]:
+    """A batch of pictures, at the recipe's sampling."""
+    sampling, prompts = recipe.sampling, recipe.prompts
+    guided = sampling.guidance_scale > 1
+    drawing = sample(
+        base,
+        base.encode_prompt([prompts.style.format(word) for word in words]),
+        negative=base.encode_prompt([prompts.negative]) if guided else None,
         guidance_scale=sampling.guidance_scale,
-        generator=dice,
-    ).images[0]
-    return correct_colours(image, design) if edges.correct_colours else image
+        steps=sampling.steps,
+        control_every=sampling.control_every,
+        **what,
+    )
+    pictures = finished(drawing)
+    return [to_image(picture) for picture in pictures.split(1)]
 
 
 # -- filters ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,267 @@
+"""The sampler: diffusers' pipelines are its reference; batches, windows and tiles change nothing but the cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetUnionModel
+from PIL import Image
+
+from tambour.base import Base, generator, load, model, sampling
+from tambour.base.sampling import Condition, finished, sample, windowed
+from tambour.base.sharing import remembered
+from tambour.base.tiles import blended, places, ramp
+
+CLOSE = 1e-5  # sums in another order
+
+
+@pytest.fixture(params=["toy", "toy_sdxl"])
+def base(request: pytest.FixtureRequest) -> Base:
+    return load(request.getfixturevalue(request.param))
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=generator(seed, "picture"))
+
+
+def drawn(base: Base, seeds: tuple[int, ...] = (3,), guidance: float = 4.0, **more) -> torch.Tensor:
+    """Pictures of 64 px under both conditions, a start and conditions for each seed."""
+    size = more.pop("size", (64, 64))
+    pictures = [noise(1, 3, *size, seed=seed) for seed in seeds]
+    conditions = {
+        kind: Condition(torch.cat([(picture * (1 + number)) % 1 for picture in pictures]), scale)
+        for number, (kind, scale) in enumerate((("tile", 0.5), ("canny", 0.8)))
+    }
+    return finished(
+        sample(
+            base,
+            base.encode_prompt(["a dog"]),
+            negative=base.encode_prompt(["a star"]),
+            size=size,
+            generators=[generator(seed, "apply") for seed in seeds],
+            steps=3,
+            start=2 * torch.cat(pictures) - 1,
+            strength=0.9,
+            conditions=conditions,
+            guidance_scale=guidance,
+            **more,
+        )
+    )
+
+
+def pipelined(base: Base, kinds: tuple[str, ...] = ("tile", "canny"), seed: int = 3, guidance: float = 4.0):
+    """The same by diffusers' own pipeline."""
+    picture = noise(1, 3, 64, 64, seed=seed)
+    conditions = {"tile": picture, "canny": (2 * picture) % 1}
+    return base.image_pipeline(kinds)(
+        "a dog",
+        negative_prompt="a star",
+        image=picture,
+        control_image=[conditions[kind] for kind in kinds],
+        controlnet_conditioning_scale=[{"tile": 0.5, "canny": 0.8}[kind] for kind in kinds],
+        strength=0.9,
+        num_inference_steps=3,
+        guidance_scale=guidance,
+        generator=generator(seed, "apply"),
+        output_type="pt",
+    ).images
+
+
+# -- the reference ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_it_is_diffusers_pipeline(base: Base, guidance: float) -> None:
+    ours, theirs = drawn(base, guidance=guidance), 2 * pipelined(base, guidance=guidance) - 1
+    assert (ours - theirs).abs().max() < CLOSE
+    assert ours.std() > 0.01
+
+
+def test_words_alone_are_diffusers_pipeline(base: Base) -> None:
+    words = base.encode_prompt(["a dog"]), base.encode_prompt(["a star"])
+    run = sample(
+        base, words[0], negative=words[1], guidance_scale=3.0, size=(64, 48), steps=3, generators=[generator(1, "x")]
+    )
+    pipeline = base.text_pipeline()
+    theirs = pipeline(
+        "a dog", negative_prompt="a star", guidance_scale=3.0, height=64, width=48, num_inference_steps=3,
+        generator=generator(1, "x"), output_type="pt",
+    ).images  # fmt: skip
+    assert (finished(run) - (2 * theirs - 1)).abs().max() < CLOSE
+
+
+def test_a_union_controlnet_is_diffusers_pipeline(toy_sdxl: Path) -> None:
+    base = load(toy_sdxl)
+    shape = {key: value for key, value in base.controlnets["tile"].config.items() if key[0] != "_"}
+    shape.pop("mid_block_type")
+    trans = dict(num_control_type=8, num_trans_channel=8, num_trans_head=2, num_proj_channel=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        union = ControlNetUnionModel.from_config(shape | trans).eval().requires_grad_(False)
+        outputs = [union.controlnet_cond_embedding.conv_out, union.spatial_ch_projs, union.controlnet_mid_block]
+        for module in (*outputs, *union.controlnet_down_blocks):
+            torch.nn.init.normal_(module.weight, std=0.2)
+    base = dataclasses.replace(base, controlnets={"union": union})
+    assert (drawn(base) - (2 * pipelined(base) - 1)).abs().max() < CLOSE
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_of_a_batch_are_drawn_as_alone(base: Base) -> None:
+    together = drawn(base, (3, 4, 5))
+    alone = torch.cat([drawn(base, (seed,)) for seed in (3, 4, 5)])
+    assert (together - alone).abs().max() < CLOSE
+    assert (together[0] - together[1]).abs().max() > 0.01
+
+
+# -- what is computed once --------------------------------------------------------------------------------------------
+
+
+def test_what_no_step_changes_is_computed_once(base: Base) -> None:
+    calls, rows = [], []
+    tile = base.controlnets["tile"]
+    handles = [
+        tile.controlnet_cond_embedding.conv_in.register_forward_hook(lambda *_: calls.append(1)),
+        tile.conv_in.register_forward_pre_hook(lambda _m, args: rows.append(len(args[0]))),
+    ]
+    drawn(base, (3, 4))
+    for handle in handles:
+        handle.remove()
+    hears = base.text_encoder is not None  # of these two toys, SDXL's ControlNets hear the prompt
+    assert sampling.hears_text(tile) == hears
+    assert len(calls) == 1
+    assert rows == [4, 4] if hears else [2, 2]
+
+
+def test_a_controlnet_may_be_asked_more_rarely(base: Base) -> None:
+    rows = []
+    handle = base.controlnets["canny"].conv_in.register_forward_pre_hook(lambda *_: rows.append(1))
+    exact, rare = drawn(base), drawn(base, control_every=2)
+    handle.remove()
+    assert len(rows) == 2 + 1
+    assert 0 < (exact - rare).abs().mean() < 0.5 * exact.abs().mean()
+
+
+def test_remembering_is_by_object_and_ends() -> None:
+    layer, memory = torch.nn.Linear(2, 2).requires_grad_(False), {}
+    calls = []
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    x, y = noise(1, 2), noise(1, 2, seed=1)
+    with remembered([layer], memory):
+        first = layer(x)
+        assert layer(x) is first and not torch.equal(layer(y), first)
+    assert "forward" not in layer.__dict__ and len(memory) == 2
+    assert torch.equal(layer(x), first)
+
+
+# -- large pictures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "tile"), [((40, 64), (40, 24)), ((17, 90), (17, 20)), ((64, 64), (64, 64))])
+def test_tiles_cover_and_blend_without_a_trace(size: tuple[int, int], tile: tuple[int, int]) -> None:
+    whole = noise(2, 3, *size)
+    corners = places(*size, tile, 0.25)
+    assert corners[0] == (0, 0) and corners[-1] == (size[0] - tile[0], size[1] - tile[1])
+    assert len(set(corners)) == len(corners)
+    again = blended(
+        corners, size, tile, 0.25, lambda _n, at: whole[..., at[0] : at[0] + tile[0], at[1] : at[1] + tile[1]]
+    )
+    torch.testing.assert_close(again, whole)
+    assert (ramp(tile, 0.25, whole) > 0).all() and ramp(tile, 0.25, whole).max() == 1
+
+
+def test_large_pictures_are_drawn_in_windows_of_the_native_size(base: Base) -> None:
+    seen = []
+    handle = base.unet.register_forward_pre_hook(
+        lambda _m, args, kw: seen.append((args[0].shape[-2:], kw["added_cond_kwargs"]["time_ids"][0].tolist())),
+        with_kwargs=True,
+    )
+    side, f = base.native, base.vae_factor
+    picture = drawn(base, size=(side, 2 * side), guidance=1.0)
+    again = drawn(base, size=(side, 2 * side), guidance=1.0)
+    handle.remove()
+    assert windowed(base, (side, 2 * side)) and not windowed(base, (side, side * 3 // 2))
+    assert picture.shape == (1, 3, side, 2 * side) and torch.equal(picture, again)
+    assert {tuple(shape) for shape, _ in seen} == {(side // f, side // f)}
+    assert len(seen) == 2 * 2 * 3  # both runs, two steps, three windows
+    assert [ids[:4] for _, ids in seen[:3]] == [
+        [side, 2 * side, 0, left] for left in (0, round(side / f / 2) * f, side)
+    ]
+
+
+def test_the_autoencoder_works_in_tiles_on_large_pictures(toy_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = 2 * noise(1, 3, 96, 160) - 1
+    whole = toy_base.encode_image(picture)
+    shown = toy_base.decode(whole)
+    monkeypatch.setattr(model, "LARGE", 100)
+    monkeypatch.setattr(model, "TILE", 64)
+    sizes = []
+    handle = toy_base.vae.decoder.register_forward_pre_hook(lambda _m, args: sizes.append(args[0].shape[-2:]))
+    tiled = toy_base.encode_image(picture)
+    image = toy_base.decode(whole)
+    handle.remove()
+    assert tiled.shape == whole.shape and set(sizes) == {(16, 16)} and len(sizes) == 2 * 3
+    inner = (..., slice(2, -2), slice(2, 10))
+    assert (tiled - whole)[inner].abs().max() < 0.3 * whole.std()
+    assert (image - shown).abs().mean() < 0.1 * shown.std()
+
+
+def test_a_variational_encoder_in_tiles_draws_once(toy_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load(toy_sdxl)
+    monkeypatch.setattr(model, "LARGE", 100)
+    picture = 2 * noise(1, 3, 64, 128) - 1
+    assert torch.equal(base.encode_image(picture, generator(1, "x")), base.encode_image(picture, generator(1, "x")))
+    assert base.encode_image(picture).shape == (1, 4, 8, 16)
+
+
+def test_what_overflows_in_half_precision_is_decoded_again(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load(toy, dtype="float16")
+    decode, used = base.vae.decode, []
+
+    def overflowing(latents: torch.Tensor, **settings):
+        used.append(latents.dtype)
+        answer = decode(latents, **settings)
+        if latents.dtype == torch.float16:
+            answer.sample[:] = torch.nan
+        return answer
+
+    monkeypatch.setattr(base.vae, "decode", overflowing)
+    picture = base.decode(noise(1, base.latent_channels, 16, 16))
+    assert picture.isfinite().all() and picture.dtype == torch.float16
+    assert used == [torch.float16, torch.float32] and base.vae.dtype == torch.float16
+
+
+def test_parts_that_wait_elsewhere_are_fetched(toy_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load(toy_sdxl, offloaded=True)
+    moves = []
+    for name in ("vae", "text_encoder", "text_encoder_2"):
+        net = getattr(base, name)
+        monkeypatch.setattr(net, "to", lambda where, name=name: moves.append((name, str(where))))
+    there = load(toy_sdxl)
+    prompt = base.encode_prompt(["a dog"])
+    assert torch.equal(prompt.embeds, there.encode_prompt(["a dog"]).embeds)
+    texts = [("text_encoder", "cpu"), ("text_encoder_2", "cpu")]
+    assert moves == [*texts, *texts]
+    latents = base.encode_image(torch.zeros(1, 3, 64, 64))
+    assert torch.equal(latents, there.encode_image(torch.zeros(1, 3, 64, 64)))
+    assert moves[4:] == [("vae", "cpu"), ("vae", "cpu")]
+
+
+def test_a_batch_of_designs_is_drawn_as_each(toy_base: Base) -> None:
+    from test_apply import complete, design, finish
+
+    from tambour.apply import apply
+
+    style = complete(toy_base)
+    designs = [design(0), design(1), design(2, (64, 48)), design(3, (64, 48))]
+    alone = finish(apply(style, designs, base=toy_base, samples=2))
+    together = finish(apply(style, designs, base=toy_base, samples=2, batch=3))
+    assert [(r.seed, r.design_index) for r in alone] == [(r.seed, r.design_index) for r in together]
+    for one, other in zip(alone, together, strict=True):
+        a, b = (np.asarray(picture.image).astype(int) for picture in (one, other))
+        assert isinstance(one.image, Image.Image) and np.abs(a - b).max() <= 1
