@@ -60,8 +60,8 @@ def test_sdxl_is_counted_right() -> None:
     counted = {("float16", False): 7.851e9, ("float16", True): 0.488e9, ("float32", False): 11.236e9}
     for (dtype, checkpointing), saved in counted.items():
         ours = preflight.saved_bytes(unet, 128, 128, dtype, checkpointing, 32)
-        again = 0.3e9 if checkpointing else 0  # at most: the piece that is done again is no part of the count
-        assert 0.99 * saved < ours < 1.01 * saved + again, (dtype, checkpointing)
+        assert 0.99 * saved < ours < 1.01 * saved, (dtype, checkpointing)
+    assert 0.1e9 < preflight.again_bytes(unet, 128, 128, "float16", 32) < 0.4e9
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -97,7 +97,9 @@ def test_what_is_kept_for_the_backward_pass_is_counted_right(checkpointing: bool
     assert preflight.lora_parameters(unet.config, 4, convolutions=False) == lora
     ours = preflight.saved_bytes(unet.config, 32, 32, "float32", checkpointing, 4)
     if checkpointing:
-        assert sum(sizes.values()) < ours < 0.5 * preflight.saved_bytes(unet.config, 32, 32, "float32", False, 4)
+        assert ours == pytest.approx(sum(sizes.values()), rel=0.15)
+        whole = preflight.saved_bytes(unet.config, 32, 32, "float32", False, 4)
+        assert ours + preflight.again_bytes(unet.config, 32, 32, "float32", 4) < 0.5 * whole
     else:
         assert ours == pytest.approx(sum(sizes.values()), rel=0.15)
 
@@ -111,7 +113,7 @@ def test_weights_are_known_from_headers(shape: str, request: pytest.FixtureReque
     sizes = {name: sum(p.numel() for p in net.parameters()) if net else 0 for name, net in parts.items()}
     assert told.parameters == sizes
     assert told.factor == base.vae_factor
-    assert told.weights("float16", ["unet", "vae"]) == 2 * (sizes["unet"] + sizes["vae"])
+    assert told.weights("float16", "cuda", ["unet", "vae"]) == 2 * (sizes["unet"] + sizes["vae"])
     assert "controlnet_canny" not in inspect_base(str(folder), ("tile",)).parameters
 
 
@@ -175,8 +177,58 @@ def test_a_precision_that_was_chosen_is_kept(no_hub: None, machine) -> None:
     machine("cuda", 12)
     with pytest.raises(BaseModelError, match=r'set precision = "float16" in the recipe'):
         plan_learn("sdxl", Recipe(), controlnets=(), report=False)
-    with pytest.raises(InputError, match=r"precision 'int8'.*float32, bfloat16, float16"):
-        plan_learn("sdxl", Recipe(precision="int8"), controlnets=(), report=False)
+    with pytest.raises(InputError, match=r"precision 'int4'.*float32, bfloat16, float16, int8"):
+        plan_learn("sdxl", Recipe(precision="int4"), controlnets=(), report=False)
+
+
+def test_sdxl_is_learnt_and_drawn_in_8_gib(no_hub: None, machine) -> None:
+    machine("cuda", 8)
+    recipe, kinds = read_recipe("sdxl"), ("tile", "canny")
+    with pytest.raises(BaseModelError, match=r'set precision = "int8" in the recipe'):
+        plan_learn("sdxl", recipe, controlnets=kinds, report=True)
+    plan = plan_learn("sdxl", recipe, controlnets=kinds, report=True, free_precision=True)
+    assert (plan.dtype, plan.checkpointing, plan.offloaded) == ("int8", True, True)
+    assert plan.memory < 8 * GIB and "int8 in place of float16" in plan.summary()
+    assert "idle parts in the computer's memory" in plan.summary()
+    drawn = plan_apply("sdxl", replace(recipe, precision="int8"), controlnets=kinds)
+    assert drawn.offloaded and drawn.memory < 8 * GIB and not drawn.checkpointing
+    machine("cuda", 6)
+    with pytest.raises(BaseModelError, match=r"would need 7\.\d GiB of GPU memory"):
+        plan_learn("sdxl", recipe, controlnets=kinds, report=True, free_precision=True)
+
+
+def test_the_leanest_settings_come_last(no_hub: None, machine) -> None:
+    """Each smaller GPU gets the next leaner plan, and no plan needs more than the one before."""
+    recipe, found = read_recipe("sdxl"), []
+    for gib in (80, 24, 13, 8):
+        machine("cuda", gib)
+        plan = plan_learn("sdxl", recipe, controlnets=("tile", "canny"), report=True, free_precision=True)
+        assert plan.memory <= gib * GIB
+        found.append((plan.dtype, plan.checkpointing, plan.offloaded))
+    assert found == [
+        ("float16", False, False),
+        ("float16", True, False),
+        ("float16", True, True),
+        ("int8", True, True),
+    ]
+
+
+def test_more_pictures_are_drawn_at_once_where_they_fit(no_hub: None, machine) -> None:
+    recipe, batches = read_recipe("sdxl"), []
+    for gib in (140, 13.5):
+        machine("cuda", gib)
+        batches.append(plan_apply("sdxl", recipe, controlnets=("tile", "canny")).batch)
+    assert batches[0] == 8 and batches[1] < 8
+    machine("cpu", 140)
+    assert plan_apply("sdxl", recipe, controlnets=("tile", "canny")).batch == 1
+
+
+def test_large_pictures_take_more_time_and_little_more_memory(no_hub: None, machine) -> None:
+    recipe = read_recipe("sdxl")
+    machine("cuda", 140)
+    small, large = (plan_apply("sdxl", recipe, controlnets=("tile", "canny"), size=size) for size in (1024, 4096))
+    assert large.seconds == pytest.approx(25 * small.seconds)  # five by five windows
+    assert large.memory < small.memory + 2 * GIB
 
 
 def test_only_the_controlnets_of_the_route_are_asked_for() -> None:
@@ -224,7 +276,7 @@ def test_learn_refuses_before_it_loads(
 def test_learn_does_as_planned(command: list[str], toy: Path, machine) -> None:
     recipe = replace(SMALL, training=Training(checkpoint_seconds=0.0))
     shape = inspect_base(str(toy), ("tile", "canny"))
-    rows = [preflight._learn_phases(shape, recipe, "cpu", "float32", lean, False) for lean in (False, True)]
+    rows = [preflight._learn_phases(shape, recipe, "cpu", "float32", lean, False, False) for lean in (False, True)]
     assert max(rows[1].values()) < max(rows[0].values())
     machine("cpu", (max(rows[0].values()) - 1) / GIB)
     work = Path(command[3]).parent / "work"

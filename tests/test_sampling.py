@@ -236,20 +236,50 @@ def test_what_overflows_in_half_precision_is_decoded_again(toy: Path, monkeypatc
     assert used == [torch.float16, torch.float32] and base.vae.dtype == torch.float16
 
 
-def test_parts_that_wait_elsewhere_are_fetched(toy_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = load(toy_sdxl, offloaded=True)
-    moves = []
-    for name in ("vae", "text_encoder", "text_encoder_2"):
-        net = getattr(base, name)
-        monkeypatch.setattr(net, "to", lambda where, name=name: moves.append((name, str(where))))
-    there = load(toy_sdxl)
-    prompt = base.encode_prompt(["a dog"])
-    assert torch.equal(prompt.embeds, there.encode_prompt(["a dog"]).embeds)
-    texts = [("text_encoder", "cpu"), ("text_encoder_2", "cpu")]
-    assert moves == [*texts, *texts]
-    latents = base.encode_image(torch.zeros(1, 3, 64, 64))
-    assert torch.equal(latents, there.encode_image(torch.zeros(1, 3, 64, 64)))
-    assert moves[4:] == [("vae", "cpu"), ("vae", "cpu")]
+class Part:
+    """A network that only has a place."""
+
+    device = torch.device("cpu")
+
+    def parameters(self):
+        return iter([self])
+
+    def to(self, where):
+        self.device = torch.device(where)
+
+
+def test_parts_that_wait_elsewhere_are_fetched_for_as_long_as_they_work(toy_base: Base) -> None:
+    gpu = torch.device("cuda")
+    base = dataclasses.replace(toy_base, device=gpu, offloaded=True)
+    one, other = Part(), Part()
+    with base.present(one):
+        with pytest.raises(ZeroDivisionError), base.present(one, other):  # the first one is there already
+            assert one.device == other.device == gpu
+            raise ZeroDivisionError
+        assert one.device == gpu and other.device.type == "cpu"
+    assert one.device.type == "cpu"
+    with dataclasses.replace(base, offloaded=False).present(one):
+        assert one.device.type == "cpu"
+
+
+def test_offloaded_is_the_same_result(toy_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The UNet never leaves, ControlNets come for drawing, text encoders and autoencoder for their own work."""
+    base, there = load(toy_sdxl, offloaded=True), load(toy_sdxl)
+    asked, present = [], Base.present
+
+    def noted(self, *networks):
+        asked.append({type(net).__name__ for net in networks})
+        return present(self, *networks)
+
+    monkeypatch.setattr(Base, "present", noted)
+    assert (drawn(base) - drawn(there)).abs().max() < CLOSE
+    half = asked[: len(asked) // 2]
+    assert half == [
+        *[{"CLIPTextModel", "CLIPTextModelWithProjection"}] * 2,
+        {"AutoencoderKL"},
+        {"ControlNetModel"},
+        {"AutoencoderKL"},
+    ]
 
 
 def test_a_batch_of_designs_is_drawn_as_each(toy_base: Base) -> None:

@@ -137,7 +137,7 @@ def apply(
         yield Progress("plan", 1, 1, plan.summary())
     yield Progress("apply", 0, 1, "loading the base model")
     base = _loaded(base, style, recipe, tuple(weights), plan)
-    together = _together(base, plan, batch)
+    together = _together(plan, batch)
     steps = _steps_left(base, sampling.steps, strength)
     total = len(designs) * samples * steps
     words = recipe.prompts.style.format("design")
@@ -224,7 +224,7 @@ def imagine(
     side = max(1, round(size / base.pixel_multiple)) * base.pixel_multiple
     constant = _guidance(base, words, recipe) | {"size": (side, side)}
     with attached(base, style, recipe.sampling.lora_scale):
-        for group in _chunks(range(n), _together(base, plan, None)):
+        for group in _chunks(range(n), _together(plan, None)):
             dice = [generator(seed + index, "imagine") for index in group]
             drawing = sample(base, generators=dice, **constant)
             place = f"picture {group[0] + 1} of {n}"
@@ -339,11 +339,11 @@ class _Job:
     conditions: Mapping[str, torch.Tensor]
 
 
-def _together(base: Base, plan: Plan | None, batch: int | None) -> int:
+def _together(plan: Plan | None, batch: int | None) -> int:
     """How many pictures are drawn at once."""
     if batch is not None:
         return batch
-    return plan.batch if plan is not None and base.device.type != "cpu" else 1
+    return plan.batch if plan is not None else 1
 
 
 def _batches(jobs: Iterator[_Job], most: int) -> Iterator[list[_Job]]:

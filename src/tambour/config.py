@@ -120,7 +120,7 @@ class Recipe:
     resolution: int = 1024  # longer side the reference is resized to, px (aspect ratio is kept)
     crop: int = 0  # side of random training crops (and of the analysed window) at that resolution, px; 0: all of it
     batch: int = 1
-    precision: str = "float32"  # "float32", "bfloat16" or "float16": of the frozen base; the LoRA is float32
+    precision: str = "float32"  # of the frozen base: float32, bfloat16, float16 or int8 (least memory); LoRA: float32
     prompts: Prompts = field(default_factory=Prompts)
     lora: Lora = field(default_factory=Lora)
     analysis: Analysis = field(default_factory=Analysis)

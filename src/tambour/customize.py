@@ -132,7 +132,9 @@ def learn(
 
         yield from stage("stage one", stage_one(model, reference, recipe.batch), recipe.stage_one)
         if recipe.stage_two.iterations:
-            generated = yield from _complement(base, recipe, adapter, reference, words, fabric, seed, work, told)
+            together = plan.batch if plan else 1
+            common = (base, recipe, adapter, reference, words, fabric, seed, work, told, together)
+            generated = yield from _complement(*common)
             clock.lap("complement")
             steps = stage_two(model, reference, generated, recipe.batch, recipe.stage_two)
             yield from stage("stage two", steps, recipe.stage_two)
@@ -227,11 +229,13 @@ def _complement(
     seed: int,
     work: Path,
     told: Report | None,
+    together: int,
 ) -> Iterator[Progress]:
     """Generate pairs with the stage-one LoRA, filter and encode them. Returns a list of `EncodedPair`."""
     if not recipe.complement.count:
         return [reference]
-    candidates = yield from generate(base, recipe, reference.window, fabric, seed=seed, folder=work / "complement")
+    how = dict(seed=seed, folder=work / "complement", batch=together)
+    candidates = yield from generate(base, recipe, reference.window, fabric, **how)
     window = crop(base, reference, reference.places[:1])
     with base_only(adapter.unet):
         filtered = yield from choose(base, recipe, (window.design, window.embroidery), words, candidates)
@@ -344,7 +348,8 @@ def controlnets(recipe: Recipe, report: bool) -> tuple[str, ...]:
 def _base(base: str | Path | Base, recipe: Recipe, controls: Sequence[str], plan: Plan | None = None) -> Base:
     """The base, on the GPU if there is one, with the recipe's precision and the ControlNets of these kinds."""
     if not isinstance(base, Base):
-        base = load(base, dtype=recipe.precision, controlnets=controls)
+        offloaded = plan is not None and plan.offloaded
+        base = load(base, dtype=recipe.precision, controlnets=controls, offloaded=offloaded)
     if recipe.training.tile and "tile" not in base.controlnets:
         raise BaseModelError(f"Base {base.name!r} has no ControlNet 'tile'.", "Set training.tile to 0 in the recipe.")
     if recipe.crop % base.pixel_multiple:

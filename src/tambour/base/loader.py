@@ -28,11 +28,13 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from tambour.base.model import UNION, Base
+from tambour.base.quantize import quantize
 from tambour.base.quiet import quiet
 from tambour.errors import BaseModelError
 
 CONTROLS = ("tile", "canny")
 DTYPES = ("float32", "bfloat16", "float16")
+PRECISIONS = (*DTYPES, "int8")  # int8: attention's weights in 8 bits (see quantize), the rest as `computed` says
 
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # what a single checkpoint file holds
@@ -101,22 +103,23 @@ def load(
         name_or_path: "mini" (bundled), "sdxl" (the hub's, about 12 GB at the first use), a base folder, or an SDXL
             checkpoint in one .safetensors file (a few MB of configurations then come from the hub).
         device: torch device; None: see `choose_device`.
-        dtype: "float32", "bfloat16" or "float16". An autoencoder that overflows in float16 is run in float32, as its
-            configuration asks (`force_upcast`), and every one of them on "mps".
+        dtype: "float32", "bfloat16", "float16", or "int8", where the weights of attention take 8 bits. An autoencoder
+            that overflows in float16 is run in float32, as its configuration asks (`force_upcast`), and every one of
+            them on "mps".
         controlnets: which ControlNets to load; none is downloaded that is not named here. A folder may lack them,
             which only matters when one is asked for.
-        offloaded: text encoders and autoencoder come to the device only while they work; see `Base`.
+        offloaded: all but the UNet come to the device only while they work; see `Base`.
 
     Raises:
         BaseModelError: nothing there, files missing or broken, no network, or not of SDXL's shape.
     """
-    if dtype not in DTYPES:
-        raise BaseModelError(f"dtype {dtype!r} is not known.", f"Allowed: {', '.join(DTYPES)}.")
+    if dtype not in PRECISIONS:
+        raise BaseModelError(f"dtype {dtype!r} is not known.", f"Allowed: {', '.join(PRECISIONS)}.")
     device = device or choose_device(dtype)
     name = str(name_or_path)
     source = find(name, controlnets)
     classes = _read_json(source.folders["model_index"])
-    precision = getattr(torch, dtype)
+    precision = getattr(torch, computed(dtype, device))
     parts = {} if source.checkpoint is None else _load_checkpoint(source, name)
     rows = _module_rows(parts["unet"]) if source.checkpoint else _file_rows(source.folders["unet"])
     for part, folder in source.folders.items():
@@ -128,9 +131,11 @@ def load(
     with quiet():
         for part, module in parts.items():
             if isinstance(module, torch.nn.Module):
-                waits = offloaded and part in ("vae", "text_encoder", "text_encoder_2")
-                module.to("cpu" if waits else device, precision).requires_grad_(False).eval()
-    if torch.device(device).type == "mps" and dtype == "float16":
+                module.to(precision).requires_grad_(False).eval()
+                if dtype == "int8" and part.startswith(("unet", "controlnet_")):
+                    quantize(module)
+                module.to("cpu" if offloaded and part != "unet" else device)
+    if torch.device(device).type == "mps" and precision == torch.float16:
         parts["vae"].register_to_config(force_upcast=True)
     base = Base(
         name=name,
@@ -145,6 +150,13 @@ def load(
     )
     _check_shape(base)
     return base
+
+
+def computed(dtype: str, device: str) -> str:
+    """The dtype of activations, and of weights that are not in 8 bits."""
+    if dtype != "int8":
+        return dtype
+    return "float32" if torch.device(device).type == "cpu" else "float16"
 
 
 def choose_device(dtype: str) -> str:

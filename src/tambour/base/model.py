@@ -61,8 +61,8 @@ class Base:
         text_encoder, tokenizer: None where the model has one text encoder (then the second one is it).
         scheduler: what the base was trained with; samplers are copies of it.
         controlnets: by kind, "tile" and "canny"; or "union", which serves as those it has modes for.
-        offloaded: text encoders and autoencoder wait in the computer's memory, and come to the device while they work;
-            pictures go through the autoencoder in tiles of `TILE` px.
+        offloaded: all but the UNet wait in the computer's memory, and come to the device while they work; pictures go
+            through the autoencoder in tiles of `TILE` px.
     """
 
     name: str
@@ -208,13 +208,14 @@ class Base:
 
     @contextmanager
     def present(self, *networks: torch.nn.Module) -> Iterator[None]:
-        """While open, these are on the device, where they wait elsewhere (`offloaded`)."""
+        """While open, these are on the device; those that waited elsewhere (`offloaded`) go back."""
+        waiting = [net for net in networks if self.offloaded and next(net.parameters()).device != self.device]
         try:
-            for net in networks if self.offloaded else ():
+            for net in waiting:
                 net.to(self.device)
             yield
         finally:
-            for net in networks if self.offloaded else ():
+            for net in waiting:
                 net.to("cpu")
 
     def time_ids(

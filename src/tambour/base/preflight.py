@@ -1,8 +1,9 @@
 """Preflight: what `learn` and `apply` will need on this machine, told before anything is loaded.
 
 Everything is worked out from configurations and the headers of weight files. Where it does not fit, a leaner setting
-with the same result is picked, and told; where none fits the run is refused, because a GPU that spills into the
-computer's memory crawls, and a computer that swaps does not answer any more.
+with the same result is picked, and told: gradient checkpointing, then `offloaded` parts (see `Base`). Another precision
+changes a style a little: it is picked only where the user chose no numbers of his own. Where nothing fits the run is
+refused: a GPU that spills into the computer's memory crawls, and a computer that swaps does not answer any more.
 
 The constants, and where each comes from:
 
@@ -28,7 +29,10 @@ from pathlib import Path
 
 import torch
 
-from tambour.base.loader import choose_device, find
+from tambour.base.loader import PRECISIONS, choose_device, computed, find
+from tambour.base.model import LARGE, TILE
+from tambour.base.sampling import OVERLAP
+from tambour.base.tiles import places
 from tambour.config import Recipe
 from tambour.errors import BaseModelError, InputError
 
@@ -41,11 +45,15 @@ DECODED = 6  # times pixels x channels at full resolution
 AROUND = {"cpu": int(0.5 * GIB), "cuda": int(0.8 * GIB), "mps": int(0.8 * GIB)}
 SLACK = {"cpu": 1.0, "cuda": 1.1, "mps": 1.1}
 REACHED = {"cpu": 0.15, "cuda": 0.4, "mps": 0.4}
+SLOWER = 1.2  # with weights in 8 bits, which are multiplied out anew in every pass: an estimate
+LEANER = {"float32": ["float16", "int8"], "bfloat16": ["int8"], "float16": ["int8"], "int8": []}
+BATCHES = (8, 4, 2)  # pictures drawn at once on a GPU, where they fit
 LORA = 4 + 4 + 2 * 8  # bytes a parameter: itself, its gradient, Adam's two moments in both sets (theta_a, theta_e)
 
 # SDXL at full size, for the plan where its files are not on this machine yet. Counted from its configuration.
 _SDXL_UNET = {
     "in_channels": 4,
+    "sample_size": 128,
     "block_out_channels": [320, 640, 1280],
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "layers_per_block": 2,
@@ -60,6 +68,7 @@ _SDXL_PARAMETERS = {
     "text_encoder_2": 694_659_840,
 }
 _CONTROLNET_PARAMETERS = 1_251_014_160
+_SDXL_LINEAR = {"unet": 2_207_744_000, "controlnet": 1_093_468_160}  # of these, in attention's linear layers
 
 
 @dataclass(frozen=True)
@@ -69,19 +78,34 @@ class Model:
     Attributes:
         name: as the user gave it.
         parameters: numbers of weights by part ("unet", "vae", "text_encoder", "controlnet_tile", ...).
+        linear: those among them that `quantize` keeps in 8 bits.
         unet, vae: their configurations.
         here: all its files are on this machine.
     """
 
     name: str
     parameters: Mapping[str, int]
+    linear: Mapping[str, int]
     unet: Mapping
     vae: Mapping
     here: bool = True
 
-    def weights(self, dtype: str, parts: Sequence[str] | None = None) -> int:
-        """Bytes of the parts in a precision; None: of all."""
-        return BYTES[dtype] * sum(self.parameters.get(part, 0) for part in parts or self.parameters)
+    def weights(self, dtype: str, device: str, parts: Sequence[str] | None = None) -> int:
+        """Bytes of the parts in a precision on a device; None: of all."""
+        parts = self.parameters if parts is None else parts
+        total = BYTES[computed(dtype, device)] * sum(self.parameters.get(part, 0) for part in parts)
+        if dtype != "int8":
+            return total
+        return total - (BYTES[computed(dtype, device)] - 1) * sum(self.linear.get(part, 0) for part in parts)
+
+    @property
+    def controlnets(self) -> list[str]:
+        return [part for part in self.parameters if part.startswith("controlnet_")]
+
+    @property
+    def window(self) -> int:
+        """Side of the square the base was made for, in latents."""
+        return self.unet["sample_size"]
 
     @property
     def factor(self) -> int:
@@ -121,7 +145,9 @@ class Plan:
     def facts(self) -> dict[str, str]:
         """The plan in words, by what each is about."""
         phase = max(self.phases, key=self.phases.get)
-        settings = [self.dtype, "gradient checkpointing"] if self.checkpointing else [self.dtype]
+        settings = [self.dtype]
+        settings += ["gradient checkpointing"] if self.checkpointing else []
+        settings += ["idle parts in the computer's memory"] if self.offloaded else []
         return {
             "device": f"{self.device}, {', '.join(settings)}",
             "memory": f"about {self.memory / GIB:.1f} GiB ({phase}), {self.free / GIB:.1f} GiB free",
@@ -147,7 +173,7 @@ def plan_learn(
         base: "mini", "sdxl", a folder or a checkpoint file.
         controlnets: kinds that will be loaded.
         report: the final sheet is drawn too.
-        free_precision: the user chose no recipe, so that float16 may stand in for float32 on a GPU.
+        free_precision: the user chose no recipe, so that a leaner precision may stand in for its own on a GPU.
 
     Raises:
         BaseModelError: the base is not there, or even the leanest settings do not fit.
@@ -156,23 +182,27 @@ def plan_learn(
     model, device = inspect_base(base, controlnets), choose_device(_known(recipe.precision))
     free = free_memory(device)
     precisions = [recipe.precision]
-    if free_precision and device != "cpu" and recipe.precision == "float32":
-        precisions.append("float16")
-    rate = probe(device, recipe.precision)
-    plans = []
+    if free_precision and device != "cpu":
+        precisions += LEANER[recipe.precision]
+    rate = probe(device, computed(recipe.precision, device))
+    own, plans = recipe.training.gradient_checkpointing, []
+    settings = [(False, False)] * (not own) + [(True, False)] + [(True, True)] * (device == "cuda")
     for dtype in precisions:
-        for checkpointing in sorted({recipe.training.gradient_checkpointing, True}):
-            phases = _learn_phases(model, recipe, device, dtype, checkpointing, report)
-            seconds = _learn_work(model, recipe, checkpointing) / rate
-            remarks = _remarks(model, recipe, device, dtype, checkpointing)
-            plans.append(Plan(device, dtype, checkpointing, phases, free, seconds, remarks))
-    return _first_that_fits("learn", model, plans)
+        for checkpointing, offloaded in settings:
+            phases = _learn_phases(model, recipe, device, dtype, checkpointing, offloaded, report)
+            seconds = _learn_work(model, recipe, checkpointing) * (SLOWER if dtype == "int8" else 1.0) / rate
+            remarks = _remarks(model, recipe, device, dtype, checkpointing, offloaded)
+            plans.append(Plan(device, dtype, checkpointing, phases, free, seconds, remarks, offloaded))
+    plan = _first_that_fits("learn", model, plans)
+    side = min(recipe.crop or recipe.resolution, recipe.resolution)
+    lora = BYTES["float32"] * lora_parameters(model.unet, recipe.lora.rank, recipe.lora.convolutions)
+    return replace(plan, batch=_batch(model, recipe, side, plan, lora))
 
 
 def plan_apply(
     base: str, recipe: Recipe, *, controlnets: Sequence[str], size: int | None = None, pictures: int = 1
 ) -> Plan:
-    """What `apply` takes on this machine; nothing is picked, since all its settings change the picture.
+    """What `apply` takes on this machine. Only `offloaded` is picked: all its other settings change the picture.
 
     Args:
         size: longer side of the results, px; None: the recipe's.
@@ -181,21 +211,36 @@ def plan_apply(
     Raises: as `plan_learn`.
     """
     model, device = inspect_base(base, controlnets), choose_device(_known(recipe.precision))
-    side, dtype = size or recipe.sampling.size, recipe.precision
-    phases = {"drawing": _sum(device, model.weights(dtype), _sampling(model, recipe, side, dtype))}
-    work = pictures * _sampling_work(model, recipe, side)
-    seconds = work / probe(device, dtype)
-    remarks = _remarks(model, recipe, device, dtype, recipe.training.gradient_checkpointing)
-    return _first_that_fits("apply", model, [Plan(device, dtype, False, phases, free_memory(device), seconds, remarks)])
+    side, dtype, free = size or recipe.sampling.size, recipe.precision, free_memory(device)
+    work = pictures * _sampling_work(model, recipe, side) * (SLOWER if dtype == "int8" else 1.0)
+    seconds = work / probe(device, computed(dtype, device))
+    plans = []
+    for offloaded in (False, True)[: 1 + (device == "cuda")]:
+        phases = _drawing_phases(model, recipe, side, device, dtype, offloaded)
+        remarks = _remarks(model, recipe, device, dtype, False, offloaded)
+        plans.append(Plan(device, dtype, False, phases, free, seconds, remarks, offloaded))
+    plan = _first_that_fits("apply", model, plans)
+    return replace(plan, batch=_batch(model, recipe, side, plan, 0))
+
+
+def _batch(model: Model, recipe: Recipe, side: int, plan: Plan, more: int) -> int:
+    """How many pictures fit at once under a plan, beside `more` bytes."""
+    for rows in BATCHES if plan.device == "cuda" else ():
+        phases = _drawing_phases(model, recipe, side, plan.device, plan.dtype, plan.offloaded, rows, more)
+        if max(phases.values()) <= plan.free:
+            return rows
+    return 1
 
 
 def _known(dtype: str) -> str:
-    if dtype not in BYTES:
-        raise InputError(f"Recipe precision {dtype!r} is not known.", f"Allowed: {', '.join(BYTES)}.")
+    if dtype not in PRECISIONS:
+        raise InputError(f"Recipe precision {dtype!r} is not known.", f"Allowed: {', '.join(PRECISIONS)}.")
     return dtype
 
 
-def _remarks(model: Model, recipe: Recipe, device: str, dtype: str, checkpointing: bool) -> tuple[str, ...]:
+def _remarks(
+    model: Model, recipe: Recipe, device: str, dtype: str, checkpointing: bool, offloaded: bool
+) -> tuple[str, ...]:
     remarks = []
     if device == "cpu" and dtype == "float16":
         remarks.append("float16 is slow on a CPU: float32 or bfloat16 in the recipe is faster.")
@@ -205,6 +250,8 @@ def _remarks(model: Model, recipe: Recipe, device: str, dtype: str, checkpointin
         remarks.append(f"{dtype} in place of {recipe.precision}, which does not fit.")
     if checkpointing and not recipe.training.gradient_checkpointing:
         remarks.append("Gradient checkpointing is switched on, since it does not fit without: a third slower.")
+    if offloaded:
+        remarks.append("Idle parts wait in the computer's memory, since all of them do not fit.")
     return tuple(remarks)
 
 
@@ -215,8 +262,9 @@ def _first_that_fits(what: str, model: Model, plans: Sequence[Plan]) -> Plan:
     least = min(plans, key=lambda plan: plan.memory)
     place = "" if least.device == "cpu" else "GPU "
     ways = ["Free some of it", "use a smaller crop or size" if what == "learn" else "choose a smaller --size"]
-    if least.dtype == "float32" and least.device != "cpu":
-        ways.append('set precision = "float16" in the recipe')
+    if least.dtype != "int8" and least.device != "cpu":
+        leaner = "float16" if least.dtype == "float32" else "int8"
+        ways.append(f'set precision = "{leaner}" in the recipe')
     raise BaseModelError(
         f"{what} on base {model.name!r} would need {least.memory / GIB:.1f} GiB of {place}memory at the least, "
         f"and {least.free / GIB:.1f} GiB are free.",
@@ -238,28 +286,35 @@ def inspect_base(name: str, controlnets: Sequence[str]) -> Model:
     except BaseModelError:
         if name != "sdxl" and not Path(name).is_file():
             raise
-        nets = {f"controlnet_{kind}": _CONTROLNET_PARAMETERS for kind in controlnets}
+        nets = [f"controlnet_{kind}" for kind in controlnets]
         vae = _SDXL_VAE | {"force_upcast": name != "sdxl"}
-        return Model(name, _SDXL_PARAMETERS | nets, _SDXL_UNET, vae, here=False)
+        parameters = _SDXL_PARAMETERS | dict.fromkeys(nets, _CONTROLNET_PARAMETERS)
+        linear = {"unet": _SDXL_LINEAR["unet"]} | dict.fromkeys(nets, _SDXL_LINEAR["controlnet"])
+        return Model(name, parameters, linear, _SDXL_UNET, vae, here=False)
     parts = [part for part in source.folders if part in _SDXL_PARAMETERS or part.startswith("controlnet_")]
-    parameters = {part: _parameters(sorted(source.folders[part].glob("*.safetensors"))) for part in parts}
+    counted = {part: _parameters(sorted(source.folders[part].glob("*.safetensors"))) for part in parts}
+    parameters, linear = ({part: numbers[i] for part, numbers in counted.items()} for i in (0, 1))
     if source.checkpoint:
         parameters |= _SDXL_PARAMETERS
+        linear |= {"unet": _SDXL_LINEAR["unet"]}
     unet, vae = (_configuration(source.folders[part]) for part in ("unet", "vae"))
-    return Model(name, parameters, unet, vae)
+    return Model(name, parameters, linear, unet, vae)
 
 
-def _parameters(files: Sequence[Path]) -> int:
-    """Weights in safetensors files, by their headers; what two files both have (another dtype of it) counts once."""
+def _parameters(files: Sequence[Path]) -> tuple[int, int]:
+    """Weights in safetensors files, and those in linear layers of attention blocks, by the headers; what two files both
+    have (another dtype of it) counts once.
+    """
     numbers = {}
     for file in files:
         try:
             with file.open("rb") as stream:
                 header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-            numbers |= {name: math.prod(told["shape"]) for name, told in header.items() if name != "__metadata__"}
+            numbers |= {name: told["shape"] for name, told in header.items() if name != "__metadata__"}
         except (OSError, ValueError, KeyError, MemoryError, OverflowError) as fault:
             raise BaseModelError(f"{file} cannot be read: {fault}.", "Download or save the base model again.") from None
-    return sum(numbers.values())
+    inside = [shape for name, shape in numbers.items() if ".attentions." in name and len(shape) == 2]
+    return sum(map(math.prod, numbers.values())), sum(map(math.prod, inside))
 
 
 def _configuration(folder: Path) -> dict:
@@ -306,21 +361,26 @@ def pass_work(unet: Mapping, height: int, width: int) -> float:
 
 
 def saved_bytes(unet: Mapping, height: int, width: int, dtype: str, checkpointing: bool, rank: int) -> int:
-    """Bytes one row of latents (height, width) keeps for the backward pass of a LoRA, recomputation included."""
-
-    def kept(level: Level, layers: float, resnets: float, checkpointing: bool) -> float:
-        values = (height >> level.shift) * (width >> level.shift)
-        layer, resnet = SAVED[checkpointing, BYTES[dtype]]
-        wide = 0 if checkpointing else rank * 32  # the LoRA's own, in float32 at 8 projections
-        return values * (layers * (level.channels * layer + wide) + resnets * level.channels * resnet)
-
+    """Bytes one row of latents (height, width) keeps for the backward pass of a LoRA."""
     total = 0.0
     for level in levels(unet):  # what lies before the first attention needs no gradient
         resnets = level.resnets + 1 + 2 * level.middle + (level.resnets if level.layers else 0)
-        total += kept(level, level.layers, resnets, checkpointing)
-    if checkpointing:  # one piece at a time is done again
-        total += max(kept(level, min(level.layers, 1), 1, False) for level in levels(unet))
+        total += _kept(level, height, width, dtype, level.layers, resnets, checkpointing, rank)
     return int(total)
+
+
+def again_bytes(unet: Mapping, height: int, width: int, dtype: str, rank: int) -> int:
+    """Bytes of the largest piece that gradient checkpointing does again, of one row; it is gone before the next one."""
+    return int(max(_kept(level, height, width, dtype, min(level.layers, 1), 1, False, rank) for level in levels(unet)))
+
+
+def _kept(
+    level: Level, height: int, width: int, dtype: str, layers: float, resnets: float, checkpointing: bool, rank: int
+) -> float:
+    values = (height >> level.shift) * (width >> level.shift)
+    layer, resnet = SAVED[checkpointing, BYTES[dtype]]
+    wide = 0 if checkpointing else rank * 32  # the LoRA's own, in float32 at 8 projections
+    return values * (layers * (level.channels * layer + wide) + resnets * level.channels * resnet)
 
 
 def lora_parameters(unet: Mapping, rank: int, convolutions: bool) -> int:
@@ -343,17 +403,46 @@ def _forward(model: Model, height: int, width: int, dtype: str) -> int:
     return WIDENED * largest * BYTES[dtype]
 
 
-def _decoded(model: Model, side: int, dtype: str) -> int:
-    """Bytes the autoencoder takes for one picture of side x side px."""
+def _decoded(model: Model, side: int, dtype: str, offloaded: bool, rows: int = 1) -> int:
+    """Bytes the autoencoder takes for pictures of side x side px."""
     value = 4 if model.vae.get("force_upcast") else BYTES[dtype]
-    return DECODED * side * side * max(model.vae["block_out_channels"][:2]) * value
+    tile = min(side, TILE) if offloaded or side >= LARGE else side
+    sums = 0 if tile == side else 2 * 3 * 4 * side * side
+    return rows * (DECODED * tile * tile * max(model.vae["block_out_channels"][:2]) * value + sums)
 
 
-def _sampling(model: Model, recipe: Recipe, side: int, dtype: str) -> int:
-    """Bytes of drawing a picture, beyond the weights."""
-    rows = 2 if recipe.sampling.guidance_scale > 1 else 1
+def _window(model: Model, side: int) -> tuple[int, int]:
+    """What the base sees at once of a picture of `side` px, in latents a side, and how often it must look."""
     latent = side // model.factor
-    return max(rows * _forward(model, latent, latent, dtype), _decoded(model, side, dtype))
+    if latent <= 1.5 * model.window:  # see `sampling.windowed`
+        return latent, 1
+    return model.window, len(places(latent, latent, (model.window, model.window), OVERLAP))
+
+
+def _drawing_phases(
+    model: Model,
+    recipe: Recipe,
+    side: int,
+    device: str,
+    dtype: str,
+    offloaded: bool,
+    rows: int = 1,
+    more: int = 0,
+) -> dict[str, int]:
+    """Phase -> bytes at its peak, of drawing `rows` pictures at once beside `more` bytes."""
+    value, latent = computed(dtype, device), _window(model, side)[0]
+    both = 2 if recipe.sampling.guidance_scale > 1 else 1
+    forward = rows * both * _forward(model, latent, latent, value)
+    decoded = _decoded(model, side, value, offloaded, rows)
+    if not offloaded:
+        return {"drawing": _sum(device, model.weights(dtype, device), more, max(forward, decoded))}
+    drawing = model.weights(dtype, device, ["unet", *model.controlnets])
+    texts = model.weights(dtype, device, ["unet", "text_encoder", "text_encoder_2"])
+    return {
+        "reading prompts": _sum(device, texts, more),
+        "drawing": _sum(device, drawing, more, forward),
+        "decoding": _sum(device, model.weights(dtype, device, ["unet", "vae"]), more, decoded),
+    }
 
 
 def _sum(device: str, *parts: int) -> int:
@@ -361,26 +450,34 @@ def _sum(device: str, *parts: int) -> int:
 
 
 def _learn_phases(
-    model: Model, recipe: Recipe, device: str, dtype: str, checkpointing: bool, report: bool
+    model: Model, recipe: Recipe, device: str, dtype: str, checkpointing: bool, offloaded: bool, report: bool
 ) -> dict[str, int]:
     """Phase -> bytes at its peak; crops are taken as squares."""
     side = min(recipe.crop or recipe.resolution, recipe.resolution)
-    latent = side // model.factor
-    everything = model.weights(dtype)
-    lora = LORA * lora_parameters(model.unet, recipe.lora.rank, recipe.lora.convolutions)
+    latent, value = side // model.factor, computed(dtype, device)
+    parameters = lora_parameters(model.unet, recipe.lora.rank, recipe.lora.convolutions)
+    lora, drawing = LORA * parameters, BYTES["float32"] * parameters  # optimisers live in a stage only
     trained = ["unet", "controlnet_tile"] if recipe.training.tile else ["unet"]
-    alone = everything if device == "cpu" else model.weights(dtype, trained)  # see training/run.py, `unet_alone`
-    row = saved_bytes(model.unet, latent, latent, dtype, checkpointing, recipe.lora.rank)
-    forward = _forward(model, latent, latent, dtype)
-    rows = 4 * recipe.batch if recipe.stage_two.iterations else recipe.batch  # L_con keeps two passes over two pairs
+    alone = model.weights(dtype, device, None if device == "cpu" else trained)  # see training/run.py, `unet_alone`
+    rank = recipe.lora.rank
+    row = saved_bytes(model.unet, latent, latent, value, checkpointing, rank)
+    again = again_bytes(model.unet, latent, latent, value, rank) if checkpointing else 0
+    forward = _forward(model, latent, latent, value)
+    pairs = 2 if recipe.stage_two.iterations else 1  # passed at once; L_con keeps two passes over both
+    rows = recipe.batch * pairs**2
+    whole = model.weights(dtype, device, ["unet"] if offloaded else None)
+    encoded = model.weights(dtype, device, ["vae"]) * offloaded + _decoded(model, recipe.resolution, value, offloaded)
     phases = {
-        "comparing blocks": _sum(device, everything, max(5 * forward, _decoded(model, side, dtype))),
-        "training": _sum(device, alone, lora, rows * row + 2 * recipe.batch * forward),
+        "encoding the pair": _sum(device, whole, encoded),
+        "comparing blocks": _sum(device, whole, 5 * forward),
+        "training": _sum(device, alone, lora, rows * row + pairs * recipe.batch * (forward + again)),
     }
+    common = (device, dtype, offloaded)
     if recipe.stage_two.iterations:
-        phases["drawing pairs"] = _sum(device, everything, lora, _sampling(model, recipe, side, dtype))
+        phases |= {f"{k}, pairs": v for k, v in _drawing_phases(model, recipe, side, *common, more=drawing).items()}
     if report:
-        phases["drawing the sheet"] = _sum(device, everything, _sampling(model, recipe, recipe.sampling.size, dtype))
+        sheet = _drawing_phases(model, recipe, recipe.sampling.size, *common, more=drawing)
+        phases |= {f"{k}, sheet": v for k, v in sheet.items()}
     return phases
 
 
@@ -404,10 +501,10 @@ def _learn_work(model: Model, recipe: Recipe, checkpointing: bool) -> float:
 
 def _sampling_work(model: Model, recipe: Recipe, side: int) -> float:
     """Operations of drawing one picture under the structure conditions."""
-    sampling, latent = recipe.sampling, side // model.factor
+    sampling, (latent, windows) = recipe.sampling, _window(model, side)
     rows = 2 if sampling.guidance_scale > 1 else 1
-    nets = 1 + 0.5 * sum(part.startswith("controlnet_") for part in model.parameters)
-    return rows * nets * sampling.steps * pass_work(model.unet, latent, latent)
+    nets = 1 + 0.5 * len(model.controlnets)
+    return rows * nets * windows * sampling.steps * pass_work(model.unet, latent, latent)
 
 
 # -- this machine -----------------------------------------------------------------------------------------------------

@@ -121,22 +121,23 @@ def sample(
     known = inspect.signature(sampler.step).parameters
     dice = list(generators) if len(generators) > 1 else generators[0]
     extra = {key: value for key, value in (("eta", 0.0), ("generator", dice)) if key in known}
-    for i, t in enumerate(timesteps):
-        scaled = sampler.scale_model_input(latents, t)
+    with base.present(*(net for net in base.controlnets.values() if conditions)):
+        for i, t in enumerate(timesteps):
+            scaled = sampler.scale_model_input(latents, t)
 
-        def predicted(number: int, corner: tuple[int, int], i=i, t=t, scaled=scaled) -> torch.Tensor:
-            window = windows[number]
-            top, left = corner
-            z = scaled[..., top : top + cut[0], left : left + cut[1]]
-            if i % control_every == 0:
-                heard[number] = _residuals(base, z, t, window, text)
-            return text.combined(_prediction(base, z, t, window, text, heard[number]))
+            def predicted(number: int, corner: tuple[int, int], i=i, t=t, scaled=scaled) -> torch.Tensor:
+                window = windows[number]
+                top, left = corner
+                z = scaled[..., top : top + cut[0], left : left + cut[1]]
+                if i % control_every == 0:
+                    heard[number] = _residuals(base, z, t, window, text)
+                return text.combined(_prediction(base, z, t, window, text, heard[number]))
 
-        with remembered(embeddings, memory):
-            corners = [window.corner for window in windows]
-            output = blended(corners, whole, cut, OVERLAP, predicted)
-        latents = sampler.step(output, t, latents, **extra, return_dict=False)[0]
-        yield i + 1
+            with remembered(embeddings, memory):
+                corners = [window.corner for window in windows]
+                output = blended(corners, whole, cut, OVERLAP, predicted)
+            latents = sampler.step(output, t, latents, **extra, return_dict=False)[0]
+            yield i + 1
     return base.decode(latents)
 
 

@@ -46,8 +46,11 @@ def few_threads(base: Base, window: tuple[int, int]) -> Iterator[None]:
 @contextmanager
 def unet_alone(base: Base, tile: bool) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """While open, only the UNet (and ControlNet-Tile, if `tile`) stays on the GPU; what it gives brings all back."""
-    controls = [net for kind, net in base.controlnets.items() if not (kind == "tile" and tile)]
-    idle = [net for net in (base.vae, base.text_encoder, base.text_encoder_2, *controls) if net is not None]
+    nets = {kind: net for kind, net in base.controlnets.items() if not (kind == "tile" and tile)}
+    idle = [net for net in (base.vae, base.text_encoder, base.text_encoder_2, *nets.values()) if net is not None]
+    if base.offloaded:  # they wait elsewhere already, and are fetched by whoever needs them
+        idle = []
+    heard = [base.controlnets["tile"]] if tile else []
 
     def move(device: torch.device | str) -> None:
         for net in idle:
@@ -63,6 +66,7 @@ def unet_alone(base: Base, tile: bool) -> Iterator[Callable[[], AbstractContextM
 
     move("cpu")
     try:
-        yield everything
+        with base.present(*heard):
+            yield everything
     finally:
         move(base.device)
