@@ -175,8 +175,8 @@ def test_generators_depend_on_seed_purpose_and_step() -> None:
 def test_missing_bases_are_named_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match=r"There is no base model 'sd15'.*mini, sdxl"):
         load("sd15")
-    with pytest.raises(BaseModelError, match="dtype 'int8'"):
-        load(tmp_path, dtype="int8")
+    with pytest.raises(BaseModelError, match="dtype 'int4'"):
+        load(tmp_path, dtype="int4")
 
 
 def test_sdxl_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
