@@ -2,9 +2,10 @@
 
     python benchmarks/memory.py [--size toy] [--pixels 1024]
 
-The networks are built on torch's meta device, where tensors have a shape and no values. What is alive is added up while
-the real code takes a step of each phase; the peak, with the weights and the optimiser, is what the tensors need. What is
-not counted: the driver's own part, workspaces of its libraries, and what the allocator wastes (the preflight adds these).
+The networks are built on torch's meta device, where tensors have a shape and no values. What is alive is added up
+while the real code takes a step of each phase; the peak, with the weights and the optimiser, is what the tensors need.
+Attention is counted as a fused kernel, which keeps no scores. Not counted: the driver's own part, workspaces of its
+libraries, and what the allocator wastes (the preflight adds these).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from sdxl import SIZES, STYLE_BLOCKS, build
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -79,9 +81,23 @@ def size_of(nets: Sequence[torch.nn.Module]) -> int:
     )
 
 
+class Fused(torch.autograd.Function):
+    """softmax(q k^T / sqrt(d)) v as a fused kernel holds it: inputs, output and a number a row."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, out, torch.empty(q.shape[:-1], device=q.device))
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return tuple(torch.empty_like(value) for value in ctx.saved_tensors[:3])
+
+
 @contextlib.contextmanager
 def without_values() -> Iterator[None]:
-    """While open, draws and schedules, which need values, are made up."""
+    """While open, draws and schedules, which need values, are made up, and attention is a fused kernel."""
 
     def timesteps(base: Base, count: int, generator) -> torch.Tensor:
         return torch.zeros(count, dtype=torch.long, device=META)
@@ -93,6 +109,7 @@ def without_values() -> Iterator[None]:
         return tuple(torch.ones(len(t), 1, 1, 1, device=META, dtype=self.dtype) for _ in range(2))
 
     with (
+        mock.patch.object(F, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v)),
         mock.patch.object(losses, "draw_timesteps", timesteps),
         mock.patch.object(losses, "draw_noise", lambda like, _: torch.empty_like(like, dtype=torch.float32)),
         mock.patch.object(losses, "signal_and_noise", schedule),
@@ -141,10 +158,7 @@ class Count:
                 (adapter.theta_e, lambda: contrast(model, pair, pair, None)),
             ]
             most = max(peak(lambda theta=theta, loss=loss: self._step(adapter, theta, loss)) for theta, loss in steps)
-        kept = (base.unet,) if self.offloaded else (base.unet, *self.rest())
-        if not self.offloaded:  # they are moved away for the time of training
-            kept = (base.unet,)
-        return size_of(kept) + 4 * a + 8 * (a + e) + most
+        return size_of([base.unet]) + 4 * a + 8 * (a + e) + most
 
     @staticmethod
     def _step(adapter: Adapter, theta: dict, loss: Callable[[], torch.Tensor]) -> None:
@@ -172,7 +186,8 @@ class Count:
             text.combined(sampling._prediction(base, self.latents(), t, window, text, residuals))
 
         nets = [base.unet, *base.controlnets.values()] if self.offloaded else [base.unet, *self.rest()]
-        return size_of(nets) + peak(step)
+        with without_values():
+            return size_of(nets) + peak(step)
 
     def decoding(self) -> int:
         base = self.base
@@ -182,7 +197,8 @@ class Count:
             base._in_tiles(self.latents(), lambda part: base.vae.decode(part).sample, encode=False)
 
         nets = [base.unet, base.vae] if self.offloaded else [base.unet, *self.rest()]
-        return size_of(nets) + peak(decode)
+        with without_values():
+            return size_of(nets) + peak(decode)
 
     def planned(self) -> dict[str, int]:
         """What the preflight says of the same phases, without its allowance for the driver and the allocator."""
