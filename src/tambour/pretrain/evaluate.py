@@ -12,24 +12,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 from tambour.pretrain.autoencoder import FACTOR
 from tambour.pretrain.corpus import TRAINED_FAMILIES
 from tambour.pretrain.data import Corpus, blur, edges, to_tensor
-from tambour.pretrain.model import Networks, scheduler
+from tambour.pretrain.model import Networks, sampler
 from tambour.pretrain.train import encode_text, predict
 from tambour.texture import colour_difference, texture_distance, texture_statistics
-
-
-def sampler(steps: int) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ (second order) over mini's schedule."""
-    solver = DPMSolverMultistepScheduler.from_config(
-        scheduler().config, algorithm_type="dpmsolver++", timestep_spacing="trailing", final_sigmas_type="zero"
-    )
-    solver.set_timesteps(steps)
-    return solver
 
 
 @torch.no_grad()
@@ -48,7 +39,8 @@ def sample(
 ) -> torch.Tensor:
     """Latents (B, c, side, side) from pure noise, or from `start` noised to `strength`, under conditions."""
     device = next(networks.unet.parameters()).device
-    solver = sampler(steps)
+    solver = sampler()
+    solver.set_timesteps(steps)
     times = solver.timesteps[steps - max(1, round(steps * strength)) :] if start is not None else solver.timesteps
     channels = networks.unet.config.in_channels
     noise = torch.randn(len(captions), channels, side, side, generator=torch.Generator().manual_seed(seed)).to(device)

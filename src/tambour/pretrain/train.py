@@ -47,6 +47,8 @@ class StagePlan:
     drop_text: float = 0.1
     time_mean: float = 0.3  # timesteps: logit-normal, so that most are where stitches decide themselves
     time_std: float = 1.1
+    early: float = 0.25  # share of timesteps in the noisiest fifth: sampling starts there, colours are decided there
+    last: float = 0.08  # share of the very last timestep, pure noise
     seed: int = 0
 
 
@@ -83,7 +85,7 @@ def with_conditions(batch: Batch, plan: StagePlan, rng: np.random.Generator) -> 
 def loss_of(
     networks: Networks, batch: Batch, plan: StagePlan, rng: np.random.Generator, alphas: torch.Tensor
 ) -> torch.Tensor:
-    """Squared error of the clean latents, weighted by the square root of the signal-to-noise ratio within [0.15, 5].
+    """Squared error of the clean latents, weighted by the square root of the signal-to-noise ratio within [0.3, 5].
 
     The network's output is v, so that little noise asks for little; the loss is not v's, which little noise would rule.
     Much noise keeps some weight: there the condition alone says the colour, and later steps believe what they find.
@@ -92,7 +94,10 @@ def loss_of(
     z = (rng.permutation(n) + rng.random(n)) / n  # stratified
     normal = torch.special.ndtri(torch.from_numpy(z).clamp(1e-4, 1 - 1e-4))
     share = torch.sigmoid(plan.time_mean + plan.time_std * normal)
-    t = (share * len(alphas)).long().clamp(0, len(alphas) - 1).to(device)
+    early = torch.from_numpy(rng.permutation(n) < plan.early * n)
+    share = torch.where(early, 0.8 + 0.2 * torch.from_numpy(rng.random(n)), share)
+    last = torch.from_numpy(rng.permutation(n) < plan.last * n)
+    t = torch.where(last, len(alphas) - 1, (share * len(alphas)).long()).clamp(0, len(alphas) - 1).to(device)
     latents = batch.latents
     dice = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     noise = torch.randn(latents.shape, generator=dice, device=device)
@@ -101,7 +106,7 @@ def loss_of(
     captions = ["" if rng.random() < plan.drop_text else caption for caption in batch.captions]
     velocity = predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids, batch.tile, batch.edges)
     clean = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity.float()
-    weight = (signal / (1 - signal)).clamp(0.15, 5).sqrt()
+    weight = (signal / (1 - signal)).clamp(0.3, 5).sqrt()
     return (weight * (clean - latents) ** 2).mean()
 
 
