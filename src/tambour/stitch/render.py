@@ -205,7 +205,13 @@ class _Needle:
         return replace(frame, u=frame.u + amount * stretch, v=v)
 
     def _finish(self, part: frames.Frame, place: np.ndarray, threads: Threads, kind: Stitch, width: float) -> None:
-        """Metal, wear and the colours of a variegated thread on one chunk."""
+        """Metal, wear, single fibres and the colours of a variegated thread on one chunk."""
+        if kind.fuzz > 0 and threads.centre is None:
+            streaks = np.float32(kind.fuzz) * self.dice.fuzz(
+                part.u * np.float32(0.2), part.v
+            )  # fibres, along the thread
+            threads.height += np.float32(0.03 * min(width, 16)) * streaks
+            threads.tint *= 1 + np.float32(0.11) * streaks
         if kind.metallic > 0:
             metal, period = np.float32(kind.metallic), max(0.34 * width, 2.5)
             wound = np.cos(np.float32(2 * np.pi / period) * part.u + np.float32(2.2 / width) * part.v)
