@@ -55,7 +55,7 @@ def small(monkeypatch):
 def plan(toy, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(to_toml(recipe_values(RECIPE)))
-    return run.Plan(styles=STYLES, designs=("heart",), base=str(toy), recipe=str(recipe))
+    return run.Plan(styles=STYLES[:1], designs=("heart",), base=str(toy), recipe=str(recipe))
 
 
 def finish(work):
@@ -79,7 +79,12 @@ def test_every_method_draws_on_the_toy_base(toy_base, tmp_path):
         work.mkdir(exist_ok=True)
         truth = lambda name, seed: cases.truth(pair.case, name, seed + 50).image  # noqa: E731
         task = Task(pair, toy_base, RECIPE, 3, work, truth)
-        learnt = finish(method.learn(task))[1] if method.learn else None
+        learnt = None
+        if method.learn:
+            records, learnt = finish(method.learn(task))
+            if method.group == "trained":  # as many updates as ours, at most
+                iterations = {record.stage: record.total for record in records if record.stage != "pair"}
+                assert task.updates == 7 >= sum(iterations.values()) > 2, method.name
         records, picture = finish(method.draw(task, learnt, target))
         assert records and all(isinstance(record, Progress) for record in records), method.name
         assert picture.mode == "RGB" and picture.size == target.design.size, method.name
@@ -92,23 +97,9 @@ def test_every_method_draws_on_the_toy_base(toy_base, tmp_path):
     assert np.array_equal(pictures["unstyled"], np.asarray(Task(pair, None, RECIPE, 0, tmp_path).flat(target)))
 
 
-def test_trained_rivals_get_ours_updates(toy_base, tmp_path):
-    pair = cases.pairing(cases.STYLES[0], ["heart"])
-    updates = 2 * RECIPE.stage_one.iterations + 3 * RECIPE.stage_two.iterations
-    for method in METHODS:
-        if method.group != "trained" or method.missing(toy_base):
-            continue
-        task = Task(pair, toy_base, RECIPE, 0, tmp_path / method.name)
-        task.work.mkdir()
-        records, _ = finish(method.learn(task))
-        totals = {record.stage: record.total for record in records if record.stage not in ("pair", "blocks")}
-        assert task.updates == updates
-        assert sum(totals.values()) <= updates, f"{method.name} takes {totals}"
-
-
 def test_a_run_is_kept_resumed_and_told(plan, tmp_path):
     out = tmp_path / "out"
-    plan = replace(plan, methods=("unstyled", "truth", "renderer", "dreambooth"), seeds=1)
+    plan = replace(plan, styles=STYLES, methods=("unstyled", "truth", "renderer", "styleid"))
     finish(run.run(out, plan))
     found = run.results(out)
     assert len(found) == 2 * 4 and all(told["status"] == "done" for _, told in found)
@@ -133,9 +124,9 @@ def test_results_of_another_recipe_are_kept_apart(plan, tmp_path):
     out = tmp_path / "out"
     finish(run.run(out, replace(plan, methods=("unstyled", "dreambooth"))))
     finish(run.run(out, replace(plan, methods=("dreambooth",), budget=2.0)))
-    assert [told["method"] for _, told in run.results(out)] == ["dreambooth"] * 2
+    assert [told["method"] for _, told in run.results(out)] == ["dreambooth"]
     finish(run.run(out, replace(plan, methods=("unstyled",), budget=2.0)))
-    assert sorted(told["method"] for _, told in run.results(out)) == ["dreambooth"] * 2 + ["unstyled"] * 2
+    assert sorted(told["method"] for _, told in run.results(out)) == ["dreambooth", "unstyled"]
 
 
 def test_a_failing_method_stops_nothing_and_is_tried_again(plan, tmp_path, monkeypatch):

@@ -31,6 +31,10 @@ COSTS = (
     Metric("robust", "robust share", "higher", 0, 1, f"share of seeds and designs that pass: {ROBUST}", True),
     Metric("learn_seconds", "learning, s", "lower", 0, np.inf, "wall clock of learning one style"),
     Metric("draw_seconds", "drawing, s", "lower", 0, np.inf, "wall clock of one picture"),
+    Metric(
+        "learn_cpu", "learning, CPU s", "lower", 0, np.inf, "the same in CPU time: a busy machine does not stretch it"
+    ),
+    Metric("draw_cpu", "drawing, CPU s", "lower", 0, np.inf, "the same in CPU time"),
     Metric("memory", "peak memory, MB", "lower", 0, np.inf, "of the GPU, else of the process"),
 )
 TEXT = (
@@ -90,7 +94,8 @@ def with_costs(rows: Sequence[Mapping]) -> list[dict]:
     told = []
     for row in rows:
         values = dict(row["metrics"])
-        values |= {"learn_seconds": row["learn"]["seconds"], "draw_seconds": row["draw"]["seconds"]}
+        for part in ("learn", "draw"):
+            values |= {f"{part}_seconds": row[part]["seconds"], f"{part}_cpu": row[part]["cpu_seconds"]}
         values["memory"] = max(row["learn"]["memory"], row["draw"]["memory"])
         limit = limits.get((row["style"], row["item"]), {})
         if "texture" in values and len(limit) == 2:
