@@ -14,6 +14,7 @@ import tambour.customize as customize
 from tambour.bench import cases, report, run
 from tambour.bench.methods import METHODS, pick
 from tambour.bench.methods.task import Method, Task, scaled
+from tambour.cli import main
 from tambour.config import Analysis, Complement, Edges, Lora, Recipe, Sampling, Stage, StageTwo, Training, recipe_values
 from tambour.errors import InputError
 from tambour.progress import Progress
@@ -118,6 +119,17 @@ def test_a_run_is_kept_resumed_and_told(plan, tmp_path):
     assert told["table"]["truth"]["texture"]["mean"] < told["table"]["unstyled"]["texture"]["mean"]
     assert {path.name for path in written} >= {"report.json", "report.md", "index.html", f"{STYLES[0]}.jpg"}
     assert "Test split" in (out / "report.md").read_text()
+
+
+def test_the_command_runs_and_reports(tmp_path, capsys):
+    out = tmp_path / "out"
+    chosen = ["--styles", STYLES[0], "--designs", "heart,fox", "--methods", "unstyled,truth"]
+    assert main(["bench", "run", str(out), *chosen, "--quiet"]) == 0
+    assert main(["bench", "report", str(out), "--quiet"]) == 0
+    assert str(out / "index.html") in capsys.readouterr().out
+    assert json.loads((out / "report.json").read_text())["pictures"] == 4
+    assert main(["bench", "run", str(out), "--methods", "magic"]) == 2
+    assert "Allowed: ours" in capsys.readouterr().err
 
 
 def test_results_of_another_recipe_are_kept_apart(plan, tmp_path):

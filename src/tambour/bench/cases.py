@@ -174,7 +174,7 @@ def design(name: str) -> Image.Image:
         return open_image(path, SIZE).convert("RGBA")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=48)  # 3 MB each
 def _drawn(name: str, style: str, seed: int) -> Rendered:
     case = next(case for case in STYLES if case.name == style)
     fabric = Fabric(**case.fabric)

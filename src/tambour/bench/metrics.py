@@ -37,7 +37,6 @@ class Metric:
         better: "lower" or "higher".
         low, high: its range; `high` infinite where it has no end.
         source: where it is defined.
-        truth: it needs the true picture.
     """
 
     name: str
@@ -46,25 +45,24 @@ class Metric:
     low: float
     high: float
     source: str
-    truth: bool = False
 
 
 METRICS: tuple[Metric, ...] = (
     Metric("texture", "texture to truth", "lower", 0, np.inf,
            "tambour.texture: steerable band energies and moments (after Portilla and Simoncelli 2000) and "
-           "autocorrelation by direction from the thread, inside the stitched mask; 0 the same, about 1 unlike", True),
+           "autocorrelation by direction from the thread, inside the stitched mask; 0 the same, about 1 unlike"),
     Metric("identified", "style named", "higher", 0, 1,
-           "1 if, of the truths of all styles on this design, the nearest by texture is the right style's", True),
+           "1 if, of the truths of all styles on this design, the nearest by texture is the right style's"),
     Metric("texture_reference", "texture to reference", "lower", 0, np.inf,
            "as texture, against the reference on its own design"),
     Metric("period", "stitch period", "lower", 0, 4,
-           "|log2| of the ratio of the dominant repeat of result and truth, where both have one", True),
+           "|log2| of the ratio of the dominant repeat of result and truth, where both have one"),
     Metric("hfrd", "HFRD", "lower", 0, 1,
            f"paper, section 7: |high-frequency energy ratio of result - of reference|, above {HFRD_CUTOFF} cycles/px "
            "(the paper's cut-off is not known); it rewards noise, so never trust it alone"),
     Metric("colour", "CIEDE2000 to design", "lower", 0, 100,
            "mean CIEDE2000 (Sharma et al. 2005) of region means, against the flat design"),
-    Metric("colour_truth", "CIEDE2000 to truth", "lower", 0, 100, "the same, against the truth", True),
+    Metric("colour_truth", "CIEDE2000 to truth", "lower", 0, 100, "the same, against the truth"),
     Metric("histogram", "histogram loss", "lower", 0, 1,
            "Hellinger distance of RGB-uv histograms (HistoGAN, Afifi et al. 2021, eq. 1 to 3), against the design"),
     Metric("edges", "edge F1", "higher", 0, 1, "F1 of colour-area borders against the design, within 1 % of the side"),

@@ -23,7 +23,7 @@ from tambour.images import flatten, to_tensor
 
 METRICS: tuple[Metric, ...] = (
     Metric("lpips", "LPIPS to design", "lower", 0, np.inf, "Zhang et al. 2018, AlexNet (package lpips)"),
-    Metric("dists", "DISTS to truth", "lower", 0, 1, "Ding et al. 2020 (package DISTS-pytorch)", True),
+    Metric("dists", "DISTS to truth", "lower", 0, 1, "Ding et al. 2020 (package DISTS-pytorch)"),
     Metric("dreamsim", "DreamSim to design", "lower", 0, 1,
            "Fu et al. 2023, ensemble (package dreamsim), both blurred by a thread's width: what is shown, not how"),
     Metric("csd", "CSD to reference", "higher", -1, 1,

@@ -28,7 +28,7 @@ RESAMPLES = 2000
 ROBUST = "a picture passes with at most half the unstyled design's texture distance to the truth, CIEDE2000 to the " \
     "design of at most 6, and at least 0.9 of the ceiling's edge F1"  # fmt: skip
 COSTS = (
-    Metric("robust", "robust share", "higher", 0, 1, f"share of seeds and designs that pass: {ROBUST}", True),
+    Metric("robust", "robust share", "higher", 0, 1, f"share of seeds and designs that pass: {ROBUST}"),
     Metric("learn_seconds", "learning, s", "lower", 0, np.inf, "wall clock of learning one style"),
     Metric("draw_seconds", "drawing, s", "lower", 0, np.inf, "wall clock of one picture"),
     Metric(
@@ -183,6 +183,7 @@ def report(out: str | Path, perceptual: Sequence[str] = ()) -> Iterator[Progress
         "against rivals": rivals,
         "not run": [{"method": method, "reason": reason} for method, reason in absent],
         "failed": [dict(zip(("style", "design", "method", "reason"), one, strict=True)) for one in failed],
+        "methods": {method.name: method.source for method in METHODS if method.name in cells},
         "metrics": {metric.name: {"better": metric.better, "source": metric.source} for metric in wanted},
     }
     written = [
@@ -306,6 +307,8 @@ def _markdown(facts: Mapping, cells: Mapping[str, Mapping[str, Cell]], wanted: S
     parts += [
         f"- FAILED: {one['method']} on {one['style']}, {one['design']}: {one['reason']}" for one in facts["failed"]
     ]
+    sources = [f"- **{method.title}**: {method.source}" for method in METHODS if method.name in cells]
+    parts += ["", "## Methods", "", *sources]
     parts += ["", "## Metrics", "", *(f"- **{metric.title}**: {metric.source}" for metric in wanted)]
     return "\n".join(parts) + "\n"
 
@@ -338,7 +341,8 @@ def _page(
             lines = "".join(f"<li>{html.escape(', '.join(map(str, one.values())))}</li>" for one in facts[key])
             parts.append(f"<h2>{title}</h2><ul>{lines}</ul>")
     parts += [f'<h2>{sheet.stem}</h2><img src="{html.escape(str(sheet))}" alt="{sheet.stem}">' for sheet in sheets]
-    sources = "".join(f"<li><b>{html.escape(m.title)}</b>: {html.escape(m.source)}</li>" for m in wanted)
-    parts.append(f"<h2>Metrics</h2><ul>{sources}</ul>")
+    for title, told in (("Methods", [m for m in METHODS if m.name in cells]), ("Metrics", wanted)):
+        sources = "".join(f"<li><b>{html.escape(m.title)}</b>: {html.escape(m.source)}</li>" for m in told)
+        parts.append(f"<h2>{title}</h2><ul>{sources}</ul>")
     body = "".join(parts)
     return f'<!doctype html><meta charset="utf-8"><title>Benchmark</title><style>{_STYLE}</style>{body}\n'

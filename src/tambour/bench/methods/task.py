@@ -17,6 +17,7 @@ from tambour.errors import InputError
 from tambour.images import flatten, save_image
 from tambour.pair.flat import Pair
 from tambour.progress import Progress
+from tambour.stitch.regions import find_regions
 from tambour.style import Style
 from tambour.training.pairs import EncodedPair, encode_pair
 from tambour.training.reference import prepare
@@ -140,6 +141,4 @@ def style_of(task: Task, tensors: dict, blocks: tuple[str, ...]) -> Style:
 
 def stitched(target: Target) -> np.ndarray:
     """(H, W) bool: where a target's design is opaque, or differs from its border's colour."""
-    from tambour.stitch.regions import find_regions
-
     return find_regions(np.asarray(target.design)).labels > 0
