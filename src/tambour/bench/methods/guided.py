@@ -118,34 +118,48 @@ def adain(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x - mx) / sx * sy + my
 
 
+Path = list[torch.Tensor]  # z_t at every timestep, nearly clean first
+
+
 @torch.no_grad()
-def style_id(task: Task, learnt: None, target: Target) -> Iterator[Progress]:
+def inverted(task: Task, batch: Batch, start: torch.Tensor, schedule: Schedule) -> Iterator[Progress]:
+    """DDIM inversion of latents under a batch's conditions. Returns its `Path`."""
+    path: Path = []
+    for z in invert(noise_of(task, batch), start, schedule, method="ddim"):
+        path.append(z)
+        yield Progress("styleid", len(path), len(schedule.timesteps), "inversion")
+    return path
+
+
+def no_paths(task: Task) -> Iterator[Progress]:
+    """Where the embroidery's inversion is kept, by the size of the pictures; it is made for the first of each."""
+    yield Progress("styleid", 0, 1)
+    return {}
+
+
+@torch.no_grad()
+def style_id(task: Task, paths: dict[tuple[int, int], Path], target: Target) -> Iterator[Progress]:
     """DDIM inversion of design and embroidery, then their attention mixed on the way back. Returns the picture."""
     base = task.base
     flat, frame = padded(task, target)
     design = ImageOps.fit(flatten(task.style.design, task.style.fabric), flat.size)
     embroidery = ImageOps.fit(task.style.embroidery.convert("RGB"), flat.size)
-    content = seen(task, [flat], "")
-    style = seen(task, [design], "")  # its structure condition is its design's, its latents are the embroidery's
-    latents = base.encode_image(to_tensor(embroidery))
     schedule = Schedule.of(base, task.recipe.analysis.steps)
-    total, paths = 3 * len(schedule.timesteps), []
-    for start, batch in ((content.design, content), (latents, style)):
-        path = []
-        for z in invert(noise_of(task, batch), start, schedule, method="ddim"):
-            path.append(z)
-            yield Progress("styleid", len(paths) * len(schedule.timesteps) + len(path), total, "inversion")
-        paths.append(path)
+    if flat.size not in paths:  # its structure condition is its design's, its latents are its own
+        latents = base.encode_image(to_tensor(embroidery))
+        paths[flat.size] = yield from inverted(task, seen(task, [design], ""), latents, schedule)
+    style, batch = paths[flat.size], seen(task, [flat], "")
+    content = yield from inverted(task, batch, batch.design, schedule)
     rows = seen(task, [flat, design, flat], "")
     noise = noise_of(task, rows)
-    z = adain(paths[0][-1], paths[1][-1])
+    z = adain(content[-1], style[-1])
     a_next, s_next = (*schedule.signal[-2::-1], 1.0), (*schedule.noise[-2::-1], 0.0)
     back = zip(schedule.timesteps[::-1], schedule.signal[::-1], schedule.noise[::-1], a_next, s_next, strict=True)
     with injected(base):
         for i, (t, a, s, a2, s2) in enumerate(back):
-            eps = noise(torch.cat([paths[0][-1 - i], paths[1][-1 - i], z]), t)[2:]
+            eps = noise(torch.cat([content[-1 - i], style[-1 - i], z]), t)[2:]
             z = a2 * (z - s * eps) / a + s2 * eps
-            yield Progress("styleid", 2 * len(schedule.timesteps) + i + 1, total)
+            yield Progress("styleid", i + 1, len(schedule.timesteps))
     return finished(task, to_image(base.decode(z.to(base.dtype))), flat, frame)
 
 
@@ -275,7 +289,7 @@ def _not_sdxl(base: Base) -> str:
 
 METHODS = (
     Method("styleid", "StyleID", "training-free", "Chung et al. 2024, eq. 3 to 7: gamma 0.75, tau 1.5, AdaIN of the "
-           "noise, self-attention of the decoder; DDIM steps as the recipe's analysis", style_id),
+           "noise, self-attention of the decoder; DDIM steps as the recipe's analysis", style_id, no_paths),
     Method("rb-modulation", "RB-Modulation", "training-free", "Rout et al. 2024, algorithm 2: stochastic optimal "
            "control with CSD, 3 steps, eta 0.1 falling; without attention feature aggregation, which needs a base that "
            "hears pictures", rb_modulation, load_descriptor, missing=_no_descriptor),
