@@ -30,7 +30,9 @@ import torch
 from sdxl import SIZES, STYLE_BLOCKS, Source, build, compile_blocks, uncompile_blocks
 
 from tambour.base import Base, Prompt, generator
+from tambour.base.quantize import quantize
 from tambour.base.quiet import quiet
+from tambour.base.sampling import Condition, finished, sample
 from tambour.config import Lora, Stage, StageTwo
 from tambour.errors import TambourError
 from tambour.training import routing
@@ -47,6 +49,7 @@ TOLERANCE = {  # relative, by precision: of predictions, and of losses after som
     torch.bfloat16: (3e-2, 5e-2),
     torch.float16: (1e-2, 2e-2),
 }
+EIGHT = 5e-2  # relative, of a prediction with weights in 8 bits
 CONTRAST = 0.1  # absolute, of L_con, whose range is log 2 -+ 2
 
 
@@ -128,25 +131,42 @@ class Checks:
         return curves
 
     def pictures(self, seeds: list[int]) -> torch.Tensor:
-        """Sampled pictures, a seed each, in one batch: latents."""
+        """Sampled pictures, a seed each, in one batch."""
         prompt, negative = self.pairs[0].c_emb, self.pairs[0].c_des
-        count, side = len(seeds), self.size.pixels
+        side = self.size.pixels
         picture = torch.rand(1, 3, side, side, generator=generator(0, "picture")).to(self.base.device, self.base.dtype)
-        picture = picture.repeat(count, 1, 1, 1)
-        return self.base.image_pipeline(("tile", "canny"))(
-            prompt_embeds=prompt.embeds.repeat(count, 1, 1),
-            pooled_prompt_embeds=prompt.pooled.repeat(count, 1),
-            negative_prompt_embeds=negative.embeds.repeat(count, 1, 1),
-            negative_pooled_prompt_embeds=negative.pooled.repeat(count, 1),
+        drawing = sample(
+            self.base,
+            prompt,
+            negative=negative,
+            guidance_scale=7.0,
+            size=(side, side),
+            generators=[generator(seed, "apply") for seed in seeds],
+            steps=3,
+            start=2 * picture - 1,
+            conditions={kind: Condition(picture, 0.5) for kind in ("tile", "canny")},
+        )
+        return finished(drawing)
+
+    def pipelined(self, seed: int) -> torch.Tensor:
+        """One of these by diffusers' own pipeline."""
+        prompt, negative, side = self.pairs[0].c_emb, self.pairs[0].c_des, self.size.pixels
+        picture = torch.rand(1, 3, side, side, generator=generator(0, "picture")).to(self.base.device, self.base.dtype)
+        images = self.base.image_pipeline(("tile", "canny"))(
+            prompt_embeds=prompt.embeds,
+            pooled_prompt_embeds=prompt.pooled,
+            negative_prompt_embeds=negative.embeds,
+            negative_pooled_prompt_embeds=negative.pooled,
             image=picture,
             control_image=[picture, picture],
             controlnet_conditioning_scale=[0.5, 0.5],
             strength=1.0,
             num_inference_steps=3,
             guidance_scale=7.0,
-            generator=[generator(seed, "apply") for seed in seeds],
-            output_type="latent",
+            generator=generator(seed, "apply"),
+            output_type="pt",
         ).images
+        return 2 * images - 1
 
 
 def moved(pair: EncodedPair, device: torch.device, dtype: torch.dtype) -> EncodedPair:
@@ -239,6 +259,20 @@ def run_checks(size: str, device: torch.device, half: torch.dtype, iterations: i
         return distance(mine.pictures([0, 1]), alone)
 
     report(f"{dtype}: pictures of a batch = single ones", sampled, 3 * near)
+
+    report(
+        f"{dtype}: our sampler = diffusers' pipeline",
+        lambda: distance(mine.pictures([0]), mine.pipelined(0)),
+        3 * near,
+    )
+
+    def eighth() -> float:
+        lean = checks(copied(mine.base, device, half))
+        for net in (lean.base.unet, *lean.base.controlnets.values()):
+            quantize(net)
+        return distance(lean.prediction(), mine.prediction())
+
+    report(f"weights in 8 bits: a prediction = {dtype}", eighth, EIGHT)
 
     def compiled() -> float:
         eager, losses = mine.prediction(), mine.stages(only="one")

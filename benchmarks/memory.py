@@ -81,6 +81,11 @@ def size_of(nets: Sequence[torch.nn.Module]) -> int:
     )
 
 
+def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_, **__) -> torch.Tensor:
+    """In place of attention. Without gradients nothing is kept, not even until a function's context is collected."""
+    return Fused.apply(q, k, v) if torch.is_grad_enabled() else torch.empty_like(q)
+
+
 class Fused(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) v as a fused kernel holds it: inputs, output and a number a row."""
 
@@ -109,7 +114,7 @@ def without_values() -> Iterator[None]:
         return tuple(torch.ones(len(t), 1, 1, 1, device=META, dtype=self.dtype) for _ in range(2))
 
     with (
-        mock.patch.object(F, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v)),
+        mock.patch.object(F, "scaled_dot_product_attention", fused),
         mock.patch.object(losses, "draw_timesteps", timesteps),
         mock.patch.object(losses, "draw_noise", lambda like, _: torch.empty_like(like, dtype=torch.float32)),
         mock.patch.object(losses, "signal_and_noise", schedule),
@@ -223,7 +228,7 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, help="default: the size's own")
     options = parser.parse_args()
     pixels = options.pixels or SIZES[options.size].pixels
-    print(f"torch {torch.__version__}, {options.size} size, {pixels} px; GiB of tensors alive at the peak\n")
+    print(f"torch {torch.__version__}, {options.size} size, {pixels} px; GiB of tensors alive at the peak\n", flush=True)
     print(f"{'setting':44} {'phase':10} {'counted':>8} {'planned':>8} {'ratio':>6}")
     settings = [("float16", False, False), ("float16", True, False), ("float16", True, True), ("int8", True, True)]
     for dtype, checkpointing, offloaded in settings:

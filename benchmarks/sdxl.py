@@ -39,7 +39,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator
+from tambour.base.quantize import quantize
 from tambour.base.quiet import quiet
+from tambour.base.sampling import Condition, finished, sample
 from tambour.config import Analysis, Lora, Stage, StageTwo
 from tambour.training.adapter import Adapter, adapted, updating
 from tambour.training.loop import Step, train
@@ -50,7 +52,7 @@ from tambour.training.run import unet_alone
 from tambour.training.stage_one import stage_one
 from tambour.training.stage_two import stage_two
 
-SECTIONS = ("matrix", "one", "two", "plain", "sampling", "checkpointing", "learn", "variants")
+SECTIONS = ("matrix", "one", "two", "plain", "sampling", "checkpointing", "learn", "lean", "variants")
 STYLE_BLOCKS = (  # the paper's four
     "down_blocks.1.attentions.1",
     "down_blocks.2.attentions.0",
@@ -58,7 +60,13 @@ STYLE_BLOCKS = (  # the paper's four
     "up_blocks.0.attentions.2",
 )
 ITERATIONS = {"one": 400, "two": 200}  # the paper's
-GOALS = {"learn, seconds": 120.0, "share of the matrix rate": 0.4, "plain / ours": 3.0, "a picture, seconds": 2.0}
+GOALS = {
+    "learn, seconds": 120.0,
+    "share of the matrix rate": 0.4,
+    "plain / ours": 3.0,
+    "a picture, seconds": 2.0,
+    "lean, peak GiB": 8.0,
+}
 
 
 @dataclass(frozen=True)
@@ -461,48 +469,77 @@ class Bench:
                 told["largest relative difference of losses"] = max(gaps)
             self.tell(f"plain {which}", **told)
 
-    def sampling(self) -> None:
+    def ours_drawn(self, base: Base, count: int, steps: int, control_every: int = 1) -> torch.Tensor:
         """SDEdit at strength 1 (every step), guidance, two ControlNets; decoded."""
-        pipeline = self.base.image_pipeline(("tile", "canny"))
+        side = self.size.pixels
+        picture = torch.rand(count, 3, side, side, device=self.device).to(base.dtype)
+        drawing = sample(
+            base,
+            self.pairs[0].c_emb,
+            negative=self.pairs[0].c_des,
+            guidance_scale=7.0,
+            size=(side, side),
+            generators=[generator(seed, "apply") for seed in range(count)],
+            steps=steps,
+            start=2 * picture - 1,
+            conditions={kind: Condition(picture, 0.5) for kind in ("tile", "canny")},
+            control_every=control_every,
+        )
+        return finished(drawing)
+
+    def pipeline_drawn(self) -> torch.Tensor:
+        """The same by diffusers' own pipeline, one picture."""
+        side = self.size.pixels
+        picture = torch.rand(1, 3, side, side, device=self.device).to(self.dtype)
         prompt, negative = self.pairs[0].c_emb, self.pairs[0].c_des
-        steps = self.options.steps
-        work = 0.0
-        for count in (1, self.options.batch):
-            picture = torch.rand(count, 3, self.size.pixels, self.size.pixels, device=self.device).to(self.dtype)
+        return self.base.image_pipeline(("tile", "canny"))(
+            prompt_embeds=prompt.embeds,
+            pooled_prompt_embeds=prompt.pooled,
+            negative_prompt_embeds=negative.embeds,
+            negative_pooled_prompt_embeds=negative.pooled,
+            image=picture,
+            control_image=[picture, picture],
+            controlnet_conditioning_scale=[0.5, 0.5],
+            strength=1.0,
+            num_inference_steps=self.options.steps,
+            guidance_scale=7.0,
+            generator=generator(0, "apply"),
+            output_type="pt",
+        ).images
 
-            def draw_all(steps=steps, picture=picture, count=count):
-                return pipeline(
-                    prompt_embeds=prompt.embeds.repeat(count, 1, 1),
-                    pooled_prompt_embeds=prompt.pooled.repeat(count, 1),
-                    negative_prompt_embeds=negative.embeds.repeat(count, 1, 1),
-                    negative_pooled_prompt_embeds=negative.pooled.repeat(count, 1),
-                    image=picture,
-                    control_image=[picture, picture],
-                    controlnet_conditioning_scale=[0.5, 0.5],
-                    strength=1.0,
-                    num_inference_steps=steps,
-                    guidance_scale=7.0,
-                    generator=generator(0, "apply"),
-                    output_type="pt",
-                ).images
-
+    def sampling(self) -> None:
+        """Pictures one by one and in batches, beside diffusers' pipeline; ControlNets asked in every second step."""
+        steps, work, single = self.options.steps, 0.0, None
+        for name, count, every in (
+            (f"sampling 1 x {steps} steps", 1, 1),
+            (f"sampling {self.options.batch} x {steps} steps", self.options.batch, 1),
+            ("pipeline", 1, 0),
+            ("sampling, ControlNets every 2nd", 1, 2),
+        ):
             if self.left() < 0:
                 return
             self.fresh()
-            seconds = self.timed(draw_all, 2)
+            if name == "pipeline":
+                seconds = self.timed(self.pipeline_drawn, 2)
+            else:
+                seconds = self.timed(functools.partial(self.ours_drawn, self.base, count, steps, every), 2)
             told = {"seconds": seconds, "a picture": seconds / count, "peak_GiB": self.peak()}
-            if count == 1:  # counting is slow: two short runs tell what a step takes and what is done once
+            if single is None:  # counting is slow: two short runs tell what a step takes and what is done once
+                single = seconds
                 with FlopCounterMode(display=False) as counter:
-                    pictures = draw_all(1)
+                    pictures = self.ours_drawn(self.base, 1, 1)
                 once = counter.get_total_flops() / 1e12
                 with FlopCounterMode(display=False) as counter:
-                    draw_all(2)
+                    self.ours_drawn(self.base, 1, 2)
                 work = once + (steps - 1) * (counter.get_total_flops() / 1e12 - once)
                 told["finite"] = bool(pictures.isfinite().all())
-            told |= {"TFLOP": count * work, "TFLOP_per_s": count * work / seconds}
-            if "matrix" in self.results:
-                told["share"] = told["TFLOP_per_s"] / self.results["matrix"]["TFLOP_per_s"]
-            self.tell(f"sampling {count} x {steps} steps", **told)
+            else:
+                told["this / ours"] = seconds / count / single
+            if every == 1:
+                told |= {"TFLOP": count * work, "TFLOP_per_s": count * work / seconds}
+                if "matrix" in self.results:
+                    told["share"] = told["TFLOP_per_s"] / self.results["matrix"]["TFLOP_per_s"]
+            self.tell(name, **told)
 
     def checkpointing(self) -> None:
         """Both stages again with gradient checkpointing: peak memory, and what it costs in time."""
@@ -571,6 +608,32 @@ class Bench:
         rest = sum(v for k, v in parts.items() if not k.startswith(("stage", "checkpoints")))
         self.tell("learn, training measured", training=both, seconds=both + rest, finite=True)
 
+    def lean(self) -> None:
+        """Least memory: weights of attention in 8 bits, idle parts elsewhere, checkpointing."""
+        began, before = time.perf_counter(), self.base
+        for net in (self.base.unet, *self.base.controlnets.values()):
+            quantize(net)
+        self.wait()
+        self.tell("quantize", seconds=time.perf_counter() - began)
+        self.base = dataclasses.replace(before, offloaded=True)
+        for net in (self.base.vae, self.base.text_encoder, self.base.text_encoder_2, *self.base.controlnets.values()):
+            net.to("cpu")
+        self.base.unet.enable_gradient_checkpointing()
+        for which in ("one", "two"):
+            if self.left() < 0:
+                break
+            with self.lora() as adapter:
+                told = self.trained(which, adapter, self.steps(which), min(5, self.options.iterations))
+            if f"ours {which}" in self.results:
+                told["this / ours"] = told["seconds"] / self.results[f"ours {which}"]["seconds"]
+            self.tell(f"lean {which}", **told)
+        if self.left() > 0:
+            self.fresh()
+            seconds = self.timed(lambda: self.ours_drawn(self.base, 1, self.options.steps), 1)
+            self.tell("lean sampling", seconds=seconds, peak_GiB=self.peak())
+        del before
+        self.base = build(self.size, self.device, self.dtype)  # the weights are the same, by their seed
+
     def variants(self) -> None:
         """Ideas to weigh on the machine: what a stage-one iteration takes with each of them."""
 
@@ -633,13 +696,14 @@ class Bench:
         print(f"\n{', '.join(f'{key} {value}' for key, value in self.machine.items())}\n")
         print(f"{'':28} {'seconds':>9} {'TFLOP/s':>9} {'share':>7} {'peak GiB':>9} {'ratio':>7}")
         for name, told in self.results.items():
-            ratio = told.get("plain / ours") or told.get("ours / this")
+            ratio = told.get("plain / ours") or told.get("ours / this") or told.get("this / ours")
             if "seconds" in told:
                 cells = [(told["seconds"], "9.3f"), (told.get("TFLOP_per_s"), "9.1f"), (told.get("share"), "7.3f")]
                 cells += [(told.get("peak_GiB"), "9.2f"), (ratio, "7.2f")]
                 texts = (" " * int(f.split(".")[0]) if v is None else format(v, f) for v, f in cells)
                 print(f"{name:28} {' '.join(texts)}".rstrip())
-        print("\nratio: plain / ours for the plain loop, ours / this for variants; goals:", GOALS)
+        print("\nratio: plain / ours for the plain loop, this / ours for sampling and lean, ours / this for variants")
+        print("goals:", GOALS)
 
 
 def compile_blocks(unet: torch.nn.Module, cuda: bool) -> None:

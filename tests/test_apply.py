@@ -150,6 +150,19 @@ def test_strength_decides_how_much_is_redrawn(style: Style, toy_base: Base) -> N
     assert counts == [2, 4]
 
 
+def test_a_draft_takes_the_steps_the_recipe_says(style: Style, toy_base: Base) -> None:
+    import tambour
+
+    sampling = dataclasses.replace(SAMPLING, steps=8, draft_steps=4)
+    style = dataclasses.replace(style, recipe=recipe_values(Recipe(sampling=sampling)), statistics=())
+    counts = []
+    for draft in (False, True):
+        records = []
+        tambour.apply(style, [design()], base=toy_base, draft=draft, progress=records.append)
+        counts.append(max(record.step for record in records if isinstance(record, Progress)))
+    assert counts == [7, 3]  # 0.95 of them
+
+
 def test_any_shape_and_size(style: Style, toy_base: Base) -> None:
     designs = [design(0, (17, 16)), design(1, (500, 90)), design(2, (33, 257))]
     for flat, result in zip(designs, finish(apply(style, designs, base=toy_base, size=96)), strict=True):

@@ -465,3 +465,34 @@ def test_training_learns_the_pair(base, tmp_path):
         after = losses()
     assert after[0] < before[0]
     assert after[1] < before[1]
+
+
+# -- what is not computed ---------------------------------------------------------------------------------------------
+
+
+def test_frozen_weights_cost_no_gradients(base):
+    """In a backward pass the only convolutions and products that want a weight's gradient are the LoRA's."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Asked(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.shapes = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.convolution_backward.default and args[-1][1]:  # (input, weight, bias)
+                self.shapes.append(tuple(args[2].shape))
+            return func(*args, **(kwargs or {}))
+
+    blocks = base.attention_blocks[-2:]
+    t, latents = torch.tensor([500]), torch.zeros(1, base.latent_channels, 16, 16)
+    prompt, ids = base.encode_prompt(["a dog"]), base.time_ids(64, 64)
+    with adapted(base, blocks, Lora(rank=2, alpha=2.0, convolutions=True), generator(0, "lora")) as adapter:
+        own = [tuple(p.shape) for p in adapter.theta_e.values() if p.dim() == 4]
+        with updating(adapter, list(adapter.theta_e.values())), Asked() as asked:
+            base.predict(latents, t, prompt, ids).square().sum().backward()
+        assert sorted(asked.shapes) == sorted(own) and own
+        frozen = [p for name, p in base.unet.named_parameters() if ".lora_" not in name]
+        assert all(p.grad is None and not p.requires_grad for p in frozen)
+        outside = [p for name, p in adapter.theta_a.items() if name not in adapter.theta_e]
+        assert outside and all(p.grad is None for p in outside)

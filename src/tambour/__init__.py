@@ -125,6 +125,7 @@ def apply(
     guide: Literal["none", "stitches"] | None = None,
     samples: int = 1,
     transparent: bool = False,
+    draft: bool = False,
     seed: int = 0,
     base: Base | str | Path | None = None,
     recipe: Recipe | str | Path | None = None,
@@ -143,6 +144,7 @@ def apply(
             its flat colours; None: as the recipe says.
         samples: draw this many, keep the one with the best score.
         transparent: keep the design's transparency.
+        draft: take few steps, to see the layout sooner; stitches come out less clear.
         seed: the same seed gives the same picture, whatever else is in the list.
         base: a loaded base, its name or folder; None: the one the style was learnt on.
         recipe: other numbers than those the style was learnt with.
@@ -154,7 +156,7 @@ def apply(
 
     style = _style(style)
     settings = dict(size=size, strength=strength, edges=edges, guide=guide, samples=samples, transparent=transparent)
-    numbers = drawing_recipe(style, recipe, correct_colours)
+    numbers = drawing_recipe(style, recipe, correct_colours, draft)
     return _results(run(style, designs, **settings, seed=seed, base=_name(base), recipe=numbers), progress)
 
 
@@ -336,9 +338,9 @@ def _name(base: Base | str | Path | None) -> Base | str | None:
 
 
 def drawing_recipe(
-    style: Style, recipe: Recipe | str | Path | None = None, correct_colours: bool | None = None
+    style: Style, recipe: Recipe | str | Path | None = None, correct_colours: bool | None = None, draft: bool = False
 ) -> Recipe:
-    """The recipe to draw with: the given one or the style's own, with colour correction as asked."""
+    """The recipe to draw with: the given one or the style's own, with colour correction and steps as asked."""
     from dataclasses import replace
 
     from tambour.config import Recipe, read_recipe, recipe_from
@@ -347,6 +349,8 @@ def drawing_recipe(
         recipe = recipe_from(style.recipe)
     elif not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe)
+    if draft:
+        recipe = replace(recipe, sampling=replace(recipe.sampling, steps=recipe.sampling.draft_steps))
     if correct_colours is None:
         return recipe
     sampling = recipe.sampling

@@ -110,6 +110,7 @@ def apply(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", help="Draw N, keep the best, print the scores.")] = 1,
     transparent: Annotated[bool, typer.Option("--transparent", help="Keep the design's transparency.")] = False,
+    draft: Annotated[bool, typer.Option("--draft", help="Few steps: sooner done, stitches less clear.")] = False,
     base: StyleBase = None,
     recipe: RecipeFile = None,
     seed: Seed = 0,
@@ -124,9 +125,9 @@ def apply(
     paths = _pictures(designs)
     targets = _targets(output, [path.stem for path in paths])
     settings = dict(size=size, strength=strength, edges=edges, guide=guide, samples=samples, transparent=transparent)
-    settings |= dict(seed=seed, base=base, recipe=recipe, correct_colours=colours and colours == "design")
+    settings |= dict(seed=seed, base=base, recipe=recipe, correct_colours=colours and colours == "design", draft=draft)
     if dry_run:
-        numbers = tambour.drawing_recipe(told, recipe)
+        numbers = tambour.drawing_recipe(told, recipe, draft=draft)
         edge = getattr(numbers.sampling, edges)
         kinds = tuple(kind for kind in ("tile", "canny") if getattr(edge, kind) > 0)
         takes = _apply_plan(base or told.base, numbers, controlnets=kinds, size=size, pictures=len(paths) * samples)

@@ -99,6 +99,7 @@ class Sampling:
 
     size: int = 1024  # longer side, px
     steps: int = 30
+    draft_steps: int = 10  # in place of `steps` in a draft: a third of the time, texture lost
     guidance_scale: float = 7.0
     control_every: int = 1  # ControlNets are asked in every n-th step; above 1 an approximation
     lora_scale: float = 1.0
