@@ -37,12 +37,13 @@ META = torch.device("meta")
 
 
 class Alive(TorchDispatchMode):
-    """Adds up the bytes of tensors made while it is on, for as long as they live."""
+    """Adds up the bytes of tensors made while it is on, for as long as they live; views of weights are not new."""
 
-    def __init__(self) -> None:
+    def __init__(self, nets: Sequence[torch.nn.Module]) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.known: set[int] = set()
+        weights = (tensor for net in nets for tensor in (*net.parameters(), *net.buffers()))
+        self.known = {tensor.untyped_storage()._cdata for tensor in weights}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -65,8 +66,8 @@ class Alive(TorchDispatchMode):
         self.now -= size
 
 
-def peak(work: Callable[[], object]) -> int:
-    with Alive() as alive:
+def peak(work: Callable[[], object], nets: Sequence[torch.nn.Module]) -> int:
+    with Alive(nets) as alive:
         work()
     return alive.peak
 
@@ -162,7 +163,10 @@ class Count:
                 (adapter.theta_e, lambda: denoising(model, rows, None, style=True).sum()),
                 (adapter.theta_e, lambda: contrast(model, pair, pair, None)),
             ]
-            most = max(peak(lambda theta=theta, loss=loss: self._step(adapter, theta, loss)) for theta, loss in steps)
+            most = max(
+                peak(lambda theta=theta, loss=loss: self._step(adapter, theta, loss), [base.unet])
+                for theta, loss in steps
+            )
         return size_of([base.unet]) + 4 * a + 8 * (a + e) + most
 
     @staticmethod
@@ -192,7 +196,7 @@ class Count:
 
         nets = [base.unet, *base.controlnets.values()] if self.offloaded else [base.unet, *self.rest()]
         with without_values():
-            return size_of(nets) + peak(step)
+            return size_of(nets) + peak(step, nets)
 
     def decoding(self) -> int:
         base = self.base
@@ -203,7 +207,7 @@ class Count:
 
         nets = [base.unet, base.vae] if self.offloaded else [base.unet, *self.rest()]
         with without_values():
-            return size_of(nets) + peak(decode)
+            return size_of(nets) + peak(decode, nets)
 
     def planned(self) -> dict[str, int]:
         """What the preflight says of the same phases, without its allowance for the driver and the allocator."""
@@ -228,7 +232,9 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, help="default: the size's own")
     options = parser.parse_args()
     pixels = options.pixels or SIZES[options.size].pixels
-    print(f"torch {torch.__version__}, {options.size} size, {pixels} px; GiB of tensors alive at the peak\n", flush=True)
+    print(
+        f"torch {torch.__version__}, {options.size} size, {pixels} px; GiB of tensors alive at the peak\n", flush=True
+    )
     print(f"{'setting':44} {'phase':10} {'counted':>8} {'planned':>8} {'ratio':>6}")
     settings = [("float16", False, False), ("float16", True, False), ("float16", True, True), ("int8", True, True)]
     for dtype, checkpointing, offloaded in settings:
