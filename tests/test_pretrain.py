@@ -17,6 +17,7 @@ from PIL import Image
 from tambour.base import load
 from tambour.pretrain import autoencoder, corpus, data, evaluate, model, muon, train
 from tambour.stitch import Fabric, default_stitch, render
+from tambour.texture import colour_difference
 
 SIZE = 64
 
@@ -112,6 +113,20 @@ def test_captions_say_how_the_thread_lies() -> None:
     around = dataclasses.replace(stitch, angle_field="contour")
     assert "around the outline" in corpus.stitch_words(around, Fabric("felt"), 24.0)
     assert "fine" in corpus.stitch_words(stitch, Fabric("felt"), 20.0)
+
+
+def test_pictures_have_the_colours_of_their_designs() -> None:
+    """On every ground: one that reaches the edge is stitched in its colour, not left out."""
+    box = '<rect x="2" y="2" width="5" height="5" fill="#c33"/>'
+    art = [corpus.Art("box", svg=f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">{box}</svg>')] * 12
+    grounded = 0
+    for seed in range(40, 60):
+        design, picture, _, kind = corpus.make_picture(seed, art)
+        edge = np.concatenate([design[0], design[-1], design[:, 0], design[:, -1]])
+        if kind in corpus.TRAINED_FAMILIES and kind not in ("seed", "bead") and np.ptp(edge, 0).max() == 0:
+            grounded += 1
+            assert colour_difference(picture, design) < 15, seed
+    assert grounded >= 10
 
 
 def test_held_out_families_have_no_words() -> None:

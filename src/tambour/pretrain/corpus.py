@@ -219,7 +219,7 @@ def make_picture(seed: int, art: list[Art]) -> tuple[np.ndarray, np.ndarray, str
         apart = max(stitch.stitch_length, DENSE_KNOTS * stitch.density)
         stitch = replace(stitch, angle_field="constant", stitch_length=apart)
     scale = float(rng.uniform(*PX_PER_MM))
-    picture = np.asarray(render(design, stitch, fabric, seed=seed, px_per_mm=scale).image)
+    picture = np.asarray(render(design, stitch, fabric, seed=seed, px_per_mm=scale, background="stitch").image)
     return flat, picture, f"{name}, {stitch_words(stitch, fabric, scale)}", family
 
 
