@@ -189,7 +189,7 @@ def _gpu(args: argparse.Namespace) -> None:
         _decoder(args)
         args.seconds = total
     args.plan = {"tokens": 262144, "sides": [[32]], "ema": 0.9995, **args.plan}
-    args.seconds -= time.monotonic() - began + 60
+    args.seconds = max(10.0, args.seconds - (time.monotonic() - began + 60))
     _stage(args)
     model.pack(_load(args), _vae(args), args.out, args.name)
     _sheet(args)
