@@ -140,14 +140,16 @@ def _sheet(args: argparse.Namespace) -> None:
         print(f"No pictures beyond the first {args.count}: judged on pictures of the training.")
         rows = evaluate.first_of_each(pictures, count=args.each)
     networks, vae, out = _load(args), _vae(args), args.out or args.work
-    began, judged, shown = time.monotonic(), [], []
-    for n, picture, verdict in evaluate.gate(networks, vae, pictures, rows, steps=args.steps, guidance=args.guidance):
-        judged.append(verdict)
+    began, judged, shown, judge = time.monotonic(), [], [], evaluate.Judge(pictures, rows)
+    for n, picture in evaluate.draw_rows(networks, vae, pictures, rows, steps=args.steps, guidance=args.guidance):
+        judged.append(judge(picture, n))
         shown.append((pictures.design[n], pictures.picture[n], picture))
-        print(f"{verdict}  {time.monotonic() - began:.0f} s", flush=True)
+        print(f"{judged[-1]}  {time.monotonic() - began:.0f} s", flush=True)
+    art = corpus.read_art(args.work / "art")
+    ceiling = [judge(corpus.make_picture(n, art, sewn=n + 2**20)["picture"], n) for n in rows]
     evaluate.family_sheet(shown, min(2, args.each)).save(out / f"{args.name}.png")
     evaluate.text_sheet(networks, vae, steps=args.steps, guidance=3.0).save(out / f"{args.name}-text.png")
-    told = {"samples": evaluate.figures(judged), "reconstruction": {}}
+    told = {"samples": evaluate.figures(judged), "ceiling": evaluate.figures(ceiling), "reconstruction": {}}
     for kind in sorted(set(pictures.kind[rows])):
         some = [n for n in rows if pictures.kind[n] == kind]
         decibel, detail = autoencoder.reconstruction(vae, pictures.picture[some])
@@ -156,6 +158,7 @@ def _sheet(args: argparse.Namespace) -> None:
         print(f"{kind:12s} named {one['named']:.2f}  texture {one['texture']:.2f}  colour {one['colour']:.1f}   "
               f"autoencoder {decibel:.1f} dB, detail {detail:.2f}", flush=True)  # fmt: skip
     print("all", told["samples"]["all"])
+    print("the same embroideries sewn again", told["ceiling"]["all"])
     (out / f"{args.name}.json").write_text(json.dumps(told, indent=1))
 
 

@@ -4,8 +4,8 @@ Art: three icon packages with clear licences and lettering from OFL fonts, fetch
 (`SOURCES`, `FONTS`). HELD OUT of every picture, so that the benchmark's styles are new to the base: the families in
 `HELD_OUT_FAMILIES`, satin with threads over `THICK_SATIN` mm, and knots closer than `DENSE_KNOTS` mm.
 
-A corpus is a folder of `.npz` shards; each holds aligned arrays: `design` and `picture` (N, S, S, 3) uint8, `caption`
-and `kind` (N,) str.
+A corpus is a folder of `.npz` shards; each holds aligned arrays: `design` and `picture` (N, S, S, 3) uint8, `stitched`
+(N, S, S) bool, `caption` and `kind` (N,) str.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tambour.stitch import FAMILIES, Fabric, Stitch, render, sample_fabric, sample_stitch
+from tambour.stitch.camera import photograph, sample_camera
+from tambour.stitch.parameters import sample_lights
 
 HELD_OUT_FAMILIES = ("chain", "sequin", "cord", "sashiko")
 THICK_SATIN = 0.56  # mm
 DENSE_KNOTS = 0.8  # mm from knot to knot: stitch_length / density
 TRAINED_FAMILIES = tuple(f for f in FAMILIES if f not in HELD_OUT_FAMILIES)
+LIGHTS, CAMERAS = 0.4, 0.25  # shares of pictures under lamps from anywhere, and seen through a camera
 PX_PER_MM = (24.0, 32.0)  # threads of 12 to 18 px at 512 px, large against the 16 px attention token
 SIZE = 512
 
@@ -199,18 +202,23 @@ def _look(kind: str, flat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(dots[..., None], flat, 250).astype(np.uint8)
 
 
-def make_picture(seed: int, art: list[Art]) -> tuple[np.ndarray, np.ndarray, str, str]:
-    """Picture number `seed`: (design, picture) uint8 (SIZE, SIZE, 3), caption, kind (a family, a look or "flat")."""
+def make_picture(seed: int, art: list[Art], sewn: int | None = None) -> dict[str, np.ndarray | str]:
+    """Picture number `seed`: `design`, `picture`, `stitched`, `caption`, `kind` (a family, a look or "flat").
+
+    `sewn`: the seed of its single stitches, where another than `seed` is wanted: the same embroidery made again.
+    """
     rng = np.random.default_rng([seed, 0xC0DE])
     design, name = _compose(rng, art)
     fabric = sample_fabric(rng)
     fabric = replace(fabric, contrast=min(fabric.contrast, 0.35))
     ground = Image.new("RGBA", design.size, (*fabric.colour, 255))
     flat = np.asarray(Image.alpha_composite(ground, design).convert("RGB"))
+    covered = np.asarray(design.getchannel("A")) > 127
     if rng.random() < 0.08:
         kind = str(rng.choice(("flat", "pencil", "watercolour", "halftone")))
         picture = flat if kind == "flat" else _look(kind, flat, rng)
-        return flat, picture, f"{name}, {'flat design' if kind == 'flat' else kind}", kind
+        caption = f"{name}, {'flat design' if kind == 'flat' else kind}"
+        return {"design": flat, "picture": picture, "stitched": covered, "caption": caption, "kind": kind}
     family = str(rng.choice(TRAINED_FAMILIES))
     stitch = sample_stitch(rng, family)
     if family == "satin":
@@ -219,8 +227,13 @@ def make_picture(seed: int, art: list[Art]) -> tuple[np.ndarray, np.ndarray, str
         apart = max(stitch.stitch_length, DENSE_KNOTS * stitch.density)
         stitch = replace(stitch, angle_field="constant", stitch_length=apart)
     scale = float(rng.uniform(*PX_PER_MM))
-    picture = np.asarray(render(design, stitch, fabric, seed=seed, px_per_mm=scale, background="stitch").image)
-    return flat, picture, f"{name}, {stitch_words(stitch, fabric, scale)}", family
+    lights = sample_lights(rng) if rng.random() < LIGHTS else None
+    camera = sample_camera(rng) if rng.random() < CAMERAS else None
+    sewn = seed if sewn is None else sewn
+    image = render(design, stitch, fabric, light=lights, seed=sewn, px_per_mm=scale, background="stitch").image
+    picture = np.asarray(photograph(image, camera, seed) if camera else image)
+    caption = f"{name}, {stitch_words(stitch, fabric, scale)}"
+    return {"design": flat, "picture": picture, "stitched": covered, "caption": caption, "kind": family}
 
 
 _art: list[Art] = []
@@ -234,13 +247,7 @@ def _start(folder: str) -> None:
 def _shard(job: tuple[int, int]) -> dict[str, np.ndarray]:
     first, count = job
     rows = [make_picture(first + i, _art) for i in range(count)]
-    design, picture, caption, kind = zip(*rows, strict=True)
-    return {
-        "design": np.stack(design),
-        "picture": np.stack(picture),
-        "caption": np.array(caption),
-        "kind": np.array(kind),
-    }
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def make_corpus(

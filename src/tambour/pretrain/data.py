@@ -13,15 +13,16 @@ import torch
 
 TILE_KERNEL = 15  # px, Gaussian, as in the paper's release
 CANNY = (100, 200)
-BARE = 1.0  # power of a patch's texture; fabrics have 0.01 to 0.6, stitches 1.5 to 40
+PARTS = ("design", "picture", "stitched", "caption", "kind")
 
 
 @dataclass
 class Corpus:
-    """Aligned arrays: design, picture (N, S, S, 3) uint8; caption, kind (N,) str."""
+    """Aligned arrays: design, picture (N, S, S, 3) uint8; stitched (N, S, S) bool; caption, kind (N,) str."""
 
     design: np.ndarray
     picture: np.ndarray
+    stitched: np.ndarray
     caption: np.ndarray
     kind: np.ndarray
 
@@ -32,7 +33,7 @@ class Corpus:
 def read_shard(path: Path, limit: int | None = None) -> Corpus:
     """One shard, at most `limit` pictures of it."""
     with np.load(path) as shard:
-        return Corpus(**{name: shard[name][:limit] for name in ("design", "picture", "caption", "kind")})
+        return Corpus(**{name: shard[name][:limit] for name in PARTS})
 
 
 def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
@@ -43,8 +44,7 @@ def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
             continue
         parts.append(read_shard(path, limit and limit - count))
         count += len(parts[-1])
-    names = ("design", "picture", "caption", "kind")
-    return Corpus(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+    return Corpus(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in PARTS})
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -82,12 +82,6 @@ class Batch:
     time_ids: torch.Tensor
 
 
-def _plain(latents: np.ndarray) -> np.ndarray:
-    """Where a picture (c, s, s) is bare fabric, (s, s) bool: the components of its patches but the first, their colour,
-    hold little. The design cannot tell, as a large motif covers more of it than the fabric does."""
-    return cv2.blur(np.square(latents[1:]).sum(0), (5, 5)) < BARE
-
-
 def encode_corpus(
     corpus: Path, out: Path, encode: Callable[[torch.Tensor], torch.Tensor], factor: int, limit: int | None = None
 ) -> None:
@@ -98,14 +92,13 @@ def encode_corpus(
     shards = [path for path in sorted(corpus.glob("*.npz")) if ".tmp" not in path.name]
     caption, kind, arrays, first = [], [], {}, 0
     with np.load(shards[0]) as shard:
-        per_shard, side = shard["design"].shape[:2]
+        per_shard = len(shard["design"])
     count = min(limit or len(shards) * per_shard, len(shards) * per_shard)
     notes = out / "notes.json"
     if notes.exists() and len(json.loads(notes.read_text())["caption"]) == count:
         return
     notes.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    cells = side // factor
     for path in shards:
         if first >= count:
             break
@@ -116,9 +109,8 @@ def encode_corpus(
             "latents": latents.cpu().numpy(),
             "tile": np.stack([blur(d) for d in part.design]),
             "edges": np.stack([edges(d) for d in part.design]),
-            "plain": np.stack([_plain(z) for z in latents.float().cpu().numpy()]),
+            "stitched": part.stitched[:, factor // 2 :: factor, factor // 2 :: factor],
         }
-        assert made["plain"].shape[1:] == (cells, cells)
         for name, array in made.items():
             if name not in arrays:
                 shape = (count, *array.shape[1:])
@@ -144,7 +136,7 @@ class Crops:
         if device.type != "cpu":
             arrays = {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
         self.latents, self.tile, self.edges = arrays.values()
-        self.plain = np.load(folder / "plain.npy")
+        self.stitched = np.load(folder / "stitched.npy")
 
     def __len__(self) -> int:
         return len(self.caption)
@@ -161,7 +153,7 @@ class Crops:
         for _ in range(size):
             for _ in range(4):  # prefer crops that show something
                 n, y, x = int(rng.integers(len(self.caption))), *(int(v) for v in rng.integers(0, grid - side + 1, 2))
-                if self.plain[n, y : y + side, x : x + side].mean() < 0.8:
+                if self.stitched[n, y : y + side, x : x + side].mean() > 0.2:
                     break
             places.append((n, y, x))
         latents = self._stack(

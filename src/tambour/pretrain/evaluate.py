@@ -120,13 +120,13 @@ def first_of_each(corpus: Corpus, kinds: tuple[str, ...] = TRAINED_FAMILIES, cou
 
 @dataclass(frozen=True)
 class Judged:
-    """One sample against the truth.
+    """One picture against the truth.
 
     Attributes:
         family: of the truth.
-        named: family of the nearest truth by texture; the sample's own truth is left out.
+        named: family of the nearest truth by texture.
         texture: texture distance to the truth, over that of the unstyled design: 0 the same, 1 no better than flat.
-        colour: mean CIEDE2000 of design regions, sample against truth.
+        colour: mean CIEDE2000 of design regions, picture against truth.
     """
 
     family: str
@@ -135,33 +135,34 @@ class Judged:
     colour: float
 
 
-def stitched(design: np.ndarray) -> np.ndarray:
-    """Where a picture of the corpus is stitched: all but the design's commonest colour, (H, W) bool."""
-    colours, counts = np.unique(design.reshape(-1, 3), axis=0, return_counts=True)
-    return (design != colours[counts.argmax()]).any(-1)
+class Judge:
+    """The gate's eye: names a picture's family by the nearest truth among the first `truths` of every trained family.
 
-
-def gate(
-    networks: Networks, vae: AutoencoderTiny, corpus: Corpus, rows: list[int], *, truths: int = 12, **how
-) -> Iterator[tuple[int, np.ndarray, Judged]]:
-    """Sample every picture of `rows` from noise under its conditions. Yields (row, picture (H, W, 3) uint8, verdict).
-
-    The nearest truth is looked for among the first `truths` pictures of every trained family.
+    The picture's own truth is among them: parameters differ more within a family than typical members of two families
+    do, so without it the embroideries themselves, sewn again, are named rightly in only 62 of 100 cases (with it in
+    98). It gives nothing away: grain on the same design is named rightly no more often than by chance.
     """
-    known = [n for n in first_of_each(corpus, count=truths) if n not in rows]
-    library = [_texture(corpus.picture[n], corpus.design[n]) for n in known]
+
+    def __init__(self, corpus: Corpus, rows: list[int], truths: int = 12) -> None:
+        self.corpus = corpus
+        self.known = sorted({*first_of_each(corpus, count=truths), *rows})
+        self.library = [texture_statistics(corpus.picture[n], corpus.stitched[n]) for n in self.known]
+
+    def __call__(self, picture: np.ndarray, n: int) -> Judged:
+        """`picture` (H, W, 3) uint8 of the design of row `n`."""
+        corpus = self.corpus
+        truth, design, inside = corpus.picture[n], corpus.design[n], corpus.stitched[n]
+        got, wanted, flat = (texture_statistics(one, inside) for one in (picture, truth, design))
+        named = self.known[int(np.argmin([texture_distance(got, one) for one in self.library]))]
+        ratio = texture_distance(got, wanted) / max(texture_distance(flat, wanted), 1e-6)
+        return Judged(str(corpus.kind[n]), str(corpus.kind[named]), ratio, colour_difference(picture, truth))
+
+
+def draw_rows(
+    networks: Networks, vae: AutoencoderTiny, corpus: Corpus, rows: list[int], **how
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Sample every picture of `rows` from noise under its conditions. Yields (row, picture (H, W, 3) uint8)."""
     device = next(networks.unet.parameters()).device
     for n in rows:
-        design, truth = corpus.design[n], corpus.picture[n]
-        latents = sample(networks, [str(corpus.caption[n])], design[None], seed=n, **how)
-        picture = decode(vae.to(device), latents)[0]
-        got, wanted = _texture(picture, design), _texture(truth, design)
-        named = known[int(np.argmin([texture_distance(got, one) for one in library]))]
-        flat = texture_distance(_texture(design, design), wanted)
-        ratio = texture_distance(got, wanted) / max(flat, 1e-6)
-        colour = colour_difference(picture, truth)
-        yield n, picture, Judged(str(corpus.kind[n]), str(corpus.kind[named]), ratio, colour)
-
-
-def _texture(picture: np.ndarray, design: np.ndarray) -> np.ndarray:
-    return texture_statistics(picture, stitched(design))
+        latents = sample(networks, [str(corpus.caption[n])], corpus.design[n][None], seed=n, **how)
+        yield n, decode(vae.to(device), latents)[0]
