@@ -119,6 +119,18 @@ def test_pictures_of_a_batch_are_drawn_as_alone(base: Base) -> None:
     assert (together[0] - together[1]).abs().max() > 0.01
 
 
+def test_what_is_kept_stays(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Base, "decode", lambda _, latents: latents)
+    same = base.encode_image(2 * noise(1, 3, 64, 64, seed=3) - 1, generator(3, "apply"))
+    kept, middle = torch.zeros(1, 1, 64, 64), same.shape[-1] // 2
+    free = drawn(base)
+    assert torch.equal(free, drawn(base, kept=kept)) and (free - same).abs().min() > 0
+    kept[..., 32:] = 1
+    half = drawn(base, kept=kept)
+    assert torch.equal(half[..., middle:], same[..., middle:])
+    assert (half - same)[..., :middle].abs().mean() > 0.1
+
+
 # -- what is computed once --------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -41,6 +42,7 @@ from tambour.texture import Scores, score
 EDGES = ("firm", "free")
 GUIDES = ("none", "stitches")
 SIZES = (64, 4096)  # longer side, px
+_REACH = 7  # px: twice what is drawn anew beyond the edge of a design
 
 Design = Image.Image | str | Path
 
@@ -150,9 +152,10 @@ def apply(
             fitted, frame = pad(fit(_open(designs, index, size, transparent), size), base.pixel_multiple)
             flat = flatten(fitted, style.fabric)
             start = _stitched(fitted, style, seed) if guided else flat
+            kept = _bare(fitted) if guided else None
             conditions = _conditions(base, flat, weights, sampling, size)
             for number in range(samples):
-                yield _Job(index, number, fitted, frame, flat, start, conditions)
+                yield _Job(index, number, fitted, frame, flat, start, conditions, kept)
 
     best: Result | None = None
     done = 0
@@ -168,6 +171,7 @@ def apply(
                     kind: Condition(torch.cat([job.conditions[kind] for job in jobs]), scale)
                     for kind, scale in weights.items()
                 },
+                kept=torch.cat([job.kept for job in jobs]) if guided else None,
                 **constant,
             )
             pictures = yield from _told(drawing, "apply", done, total, len(jobs), place)
@@ -296,6 +300,16 @@ def _stitched(design: Image.Image, style: Style, seed: int) -> Image.Image:
     return render(design, Stitch(**style.stitch), fabric, seed=seed).image
 
 
+def _bare(design: Image.Image) -> torch.Tensor:
+    """Where the guide's fabric stays, (1, 1, H, W): bare ground, but for what stitches and their shadows reach.
+
+    Blocks that learnt stitches draw stitches everywhere; what is not embroidered is none of their business.
+    """
+    bare = (find_regions(np.asarray(design)).labels == 0).astype(np.float32)
+    away = cv2.GaussianBlur(cv2.erode(bare, np.ones((_REACH, _REACH), np.uint8)), (0, 0), _REACH / 4)
+    return torch.from_numpy(away)[None, None]
+
+
 def _conditions(
     base: Base, flat: Image.Image, kinds: Iterable[str], sampling: Sampling, size: int
 ) -> dict[str, torch.Tensor]:
@@ -328,6 +342,7 @@ class _Job:
         fitted: the design at its size, padded; `frame` is where it lies in it.
         flat, start: it on the fabric, and what the run starts from.
         conditions: by kind (1, 3, H, W).
+        kept: (1, 1, H, W), 1 where the start stays as it is; None where nothing has to.
     """
 
     index: int
@@ -337,6 +352,7 @@ class _Job:
     flat: Image.Image
     start: Image.Image
     conditions: Mapping[str, torch.Tensor]
+    kept: torch.Tensor | None
 
 
 def _together(plan: Plan | None, batch: int | None) -> int:

@@ -6,7 +6,8 @@ It computes what diffusers' SDXL pipelines compute (tests compare), as an iterab
   text is asked once for both halves of guidance;
 - a picture far larger than the base's native size is drawn in overlapping windows of that size, whose predictions are
   averaged in every step (MultiDiffusion, Bar-Tal et al. 2023). So the base sees what it was trained on, and stitches
-  keep their size in px.
+  keep their size in px;
+- parts of the picture can be kept as they were, noised to every step's level (as in diffusers' inpainting).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
@@ -87,6 +89,7 @@ def sample(
     negative: Prompt | None = None,
     guidance_scale: float = 1.0,
     control_every: int = 1,
+    kept: torch.Tensor | None = None,
 ) -> Generator[int, None, torch.Tensor]:
     """Draw a batch of pictures, one for each of the generators. Yields the number of steps done.
 
@@ -100,6 +103,7 @@ def sample(
         guidance_scale: 1 or less, or no `negative`: no guidance.
         control_every: ask the ControlNets in every n-th step only, and use that answer until then: faster, an
             approximation. 1: in every step.
+        kept: (B or 1, 1, H, W) in [0, 1]: 1 where `start` stays as it is; None: nowhere.
 
     Returns: (B, 3, H, W) in [-1, 1].
 
@@ -111,16 +115,21 @@ def sample(
     text = Guided.of(prompt, negative, guidance_scale, len(generators))
     sampler = base.sampler()
     timesteps = set_timesteps(base, sampler, steps, strength if start is not None else 1.0)
-    latents = _first(base, sampler, timesteps[:1], start, size, generators)
+    clean, noise = _first(base, start, size, generators)
+    latents = noise * sampler.init_noise_sigma
+    if clean is not None:
+        latents = sampler.add_noise(clean, noise, timesteps[:1].repeat(len(generators)))
+    if kept is not None:
+        kept = F.interpolate(kept.to(base.device, base.dtype), latents.shape[2:], mode="area")
     windows = _windows(base, size, conditions, text, len(generators))
     f = base.vae_factor
     whole, cut = (size[0] // f, size[1] // f), windows[0].latents
     embeddings = [net.controlnet_cond_embedding for net in base.controlnets.values()]
     memory: Memory = {}
     heard: dict[int, Residuals | None] = {}
-    known = inspect.signature(sampler.step).parameters
+    options = inspect.signature(sampler.step).parameters
     dice = list(generators) if len(generators) > 1 else generators[0]
-    extra = {key: value for key, value in (("eta", 0.0), ("generator", dice)) if key in known}
+    extra = {key: value for key, value in (("eta", 0.0), ("generator", dice)) if key in options}
     with base.present(*(net for net in base.controlnets.values() if conditions)):
         for i, t in enumerate(timesteps):
             scaled = sampler.scale_model_input(latents, t)
@@ -137,6 +146,10 @@ def sample(
                 corners = [window.corner for window in windows]
                 output = blended(corners, whole, cut, OVERLAP, predicted)
             latents = sampler.step(output, t, latents, **extra, return_dict=False)[0]
+            if kept is not None:
+                after = timesteps[i + 1 : i + 2].repeat(len(generators))
+                known = sampler.add_noise(clean, noise, after) if len(after) else clean
+                latents = torch.lerp(latents, known, kept)
             yield i + 1
     return base.decode(latents)
 
@@ -165,23 +178,18 @@ def windowed(base: Base, size: tuple[int, int]) -> bool:
 
 
 def _first(
-    base: Base,
-    sampler,
-    t: torch.Tensor,
-    start: torch.Tensor | None,
-    size: tuple[int, int],
-    generators: Sequence[torch.Generator],
-) -> torch.Tensor:
-    """Latents at the first timestep, in the order of draws of diffusers' pipelines."""
+    base: Base, start: torch.Tensor | None, size: tuple[int, int], generators: Sequence[torch.Generator]
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Latents of `start`, if there is one, and noise, in the order of draws of diffusers' pipelines."""
     shape = (1, base.latent_channels, size[0] // base.vae_factor, size[1] // base.vae_factor)
-    clean = []
+    clean = None
     if start is not None:
         pictures = start.expand(len(generators), -1, -1, -1).split(1)
-        clean = [base.encode_image(picture, dice) for picture, dice in zip(pictures, generators, strict=True)]
+        clean = torch.cat(
+            [base.encode_image(picture, dice) for picture, dice in zip(pictures, generators, strict=True)]
+        )
     noise = torch.cat([torch.randn(shape, generator=dice, dtype=base.dtype) for dice in generators]).to(base.device)
-    if start is None:
-        return noise * sampler.init_noise_sigma
-    return sampler.add_noise(torch.cat(clean), noise, t.repeat(len(generators)))
+    return clean, noise
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------
