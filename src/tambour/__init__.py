@@ -122,7 +122,7 @@ def apply(
     strength: float | None = None,
     edges: Literal["firm", "free"] = "firm",
     correct_colours: bool | None = None,
-    guide: Literal["none", "stitches"] | None = None,
+    guide: Literal["none", "stitches", "photo"] | None = None,
     samples: int = 1,
     transparent: bool = False,
     draft: bool = False,
@@ -140,8 +140,8 @@ def apply(
         strength: how much is drawn anew, 0 to 1; None: the recipe's.
         edges: "firm" keeps the design's borders, "free" lets raised material change them.
         correct_colours: take the colours from the design; None: as the recipe says for these `edges`.
-        guide: "stitches" starts from the design drawn in the stitch fitted to the photo (not in the paper), "none" from
-            its flat colours; None: as the recipe says.
+        guide: "stitches" starts from the design drawn in the stitch fitted to the photo, "photo" from the photo's own
+            stitches laid out on it (neither is in the paper), "none" from its flat colours; None: as the recipe says.
         samples: draw this many, keep the one with the best score.
         transparent: keep the design's transparency.
         draft: take few steps, to see the layout sooner; stitches come out less clear.

@@ -36,11 +36,12 @@ from tambour.images import (
 from tambour.progress import Progress
 from tambour.stitch import Fabric, Stitch, render
 from tambour.stitch.regions import find_regions
+from tambour.stitch.swatch import lay_swatch
 from tambour.style import Style, attached, check_base
 from tambour.texture import Scores, score
 
 EDGES = ("firm", "free")
-GUIDES = ("none", "stitches")
+GUIDES = ("none", "stitches", "photo")
 SIZES = (64, 4096)  # longer side, px
 _REACH = 7  # px: twice what is drawn anew beyond the edge of a design
 
@@ -93,8 +94,9 @@ def apply(
             them (Tile alone).
         seed: of the first sample; the others count up from it.
         samples: how many to draw; the one with the best score is kept.
-        guide: "stitches" starts from the design rendered in the stitch that was fitted to the reference, "none" from
-            its flat colours (the paper); None: as the recipe says, where the style knows a stitch.
+        guide: "stitches" starts from the design rendered in the stitch that was fitted to the reference, "photo" from
+            the reference's own stitches laid out anew, "none" from its flat colours (the paper); None: as the recipe
+            says, where the style knows what it needs.
         transparent: keep the design's transparency in the result.
         batch: how many pictures are drawn at once; None: as many as fit on a GPU, one on a CPU, which gains nothing.
         recipe: another recipe than the style's own.
@@ -107,10 +109,10 @@ def apply(
     recipe = recipe or recipe_from(style.recipe)
     sampling = recipe.sampling
     _one_of("edges", edges, EDGES)
-    guide = (sampling.guide if style.stitch else "none") if guide is None else guide
+    guide = _usual_guide(style, sampling.guide) if guide is None else guide
     _one_of("guide", guide, GUIDES)
     setting: Edges = sampling.firm if edges == "firm" else sampling.free
-    guided = guide == "stitches"
+    guided = guide != "none"
     if strength is None:
         strength = sampling.guide_strength if guided else setting.strength
     if not 0 < strength <= 1:
@@ -122,6 +124,8 @@ def apply(
     size = _size(size, sampling)
     if guided and style.stitch is None:
         raise StyleError("This style has no stitch fitted to its reference.", "Use --guide none, or learn it again.")
+    if guide == "photo" and not style.swatch:
+        raise StyleError("This style keeps no swatch of its reference.", "Use --guide stitches, or learn it again.")
     if samples > 1 and not style.statistics:
         raise StyleError("This style cannot rank samples: it lacks its reference's statistics.", "Draw one sample.")
     if batch is not None and batch < 1:
@@ -151,7 +155,7 @@ def apply(
         for index in range(len(designs)):
             fitted, frame = pad(fit(_open(designs, index, size, transparent), size), base.pixel_multiple)
             flat = flatten(fitted, style.fabric)
-            start = _stitched(fitted, style, seed) if guided else flat
+            start = _stitched(fitted, style, seed, guide) if guided else flat
             kept = _bare(fitted) if guided else None
             conditions = _conditions(base, flat, weights, sampling, size)
             for number in range(samples):
@@ -294,10 +298,22 @@ def _guidance(base: Base, words: str, recipe: Recipe) -> dict:
     }
 
 
-def _stitched(design: Image.Image, style: Style, seed: int) -> Image.Image:
-    """The design rendered in the stitch fitted to the reference (our guide; not in the paper)."""
+def _usual_guide(style: Style, wanted: str) -> str:
+    """The recipe's guide, or the nearest one that the style has what it takes for."""
+    if wanted == "photo" and not style.swatch:
+        wanted = "stitches"
+    return wanted if style.stitch else "none"
+
+
+def _stitched(design: Image.Image, style: Style, seed: int, guide: str) -> Image.Image:
+    """The design in the stitch fitted to the reference, or in its very stitches (our guides; not in the paper)."""
     fabric = Fabric(colour=tuple(style.fabric)) if design.mode == "RGBA" else Fabric()
-    return render(design, Stitch(**style.stitch), fabric, seed=seed).image
+    drawn = render(design, Stitch(**style.stitch), fabric, seed=seed).image
+    if guide == "stitches":
+        return drawn
+    inside = find_regions(np.asarray(design)).labels > 0
+    laid = lay_swatch(style.swatch, np.asarray(flatten(design, style.fabric)), inside, seed)
+    return Image.fromarray(np.where(inside[..., None], laid, np.asarray(drawn)))
 
 
 def _bare(design: Image.Image) -> torch.Tensor:

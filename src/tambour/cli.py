@@ -105,8 +105,8 @@ def apply(
         typer.Option("--colours", help="design: take them from it. [default: design for firm edges, else free]"),
     ] = None,
     guide: Annotated[
-        Literal["none", "stitches"] | None,
-        typer.Option("--guide", help="stitches: start from drawn stitches. [default: the recipe's; mini: stitches]"),
+        Literal["none", "stitches", "photo"] | None,
+        typer.Option("--guide", help="Start from drawn stitches, or the photo's. [default: the recipe's; mini: photo]"),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", help="Draw N, keep the best, print the scores.")] = 1,
     transparent: Annotated[bool, typer.Option("--transparent", help="Keep the design's transparency.")] = False,
@@ -601,7 +601,7 @@ def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool,
     recipe = numbers(source, base)
     controls, drawn = controlnets(recipe, report is not None), report is not None
     takes = plan_learn(base, recipe, controlnets=controls, report=drawn, free_precision=wanted["recipe"] is None)
-    scale = recipe.resolution / max(picture.size)
+    scale = recipe.working_size(*picture.size) / max(picture.size)
     return {
         "photo": f"{photo}, {picture.width} x {picture.height} px, "
         f"taken at {picture.width * scale:.0f} x {picture.height * scale:.0f} px",

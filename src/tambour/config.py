@@ -107,8 +107,9 @@ class Sampling:
     canny_low: int = 100
     canny_high: int = 200
     warning: str = ""  # told to who draws from words alone
-    guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper); "stitches", its drawn stitches
-    guide_strength: float = 0.6  # SDEdit strength when starting from the stitch guide
+    guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper); "stitches", it drawn in the
+    # stitch fitted to the reference; "photo", it covered with the reference's own stitches
+    guide_strength: float = 0.6  # SDEdit strength when starting from a guide
     firm: Edges = field(default_factory=Edges)
     free: Edges = field(default_factory=lambda: Edges(tile=0.4, canny=0.0, strength=0.85, correct_colours=False))
 
@@ -119,6 +120,7 @@ class Recipe:
 
     base: str = "mini"
     resolution: int = 1024  # longer side the reference is resized to, px (aspect ratio is kept)
+    enlarge: bool = True  # a smaller reference too; False: only a larger one, so that stitches keep their size
     crop: int = 0  # side of random training crops (and of the analysed window) at that resolution, px; 0: all of it
     batch: int = 1
     precision: str = "float32"  # of the frozen base: float32, bfloat16, float16 or int8 (least memory); LoRA: float32
@@ -130,6 +132,18 @@ class Recipe:
     complement: Complement = field(default_factory=Complement)
     stage_two: StageTwo = field(default_factory=StageTwo)
     sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def training_kernel(self) -> int:
+        """Gaussian kernel of the tile condition of a reference, px. Crops are seen at the scale of results, so theirs
+        is the results' own."""
+        scale = 1.0 if self.crop else self.resolution / self.sampling.size
+        return round(self.sampling.blur_kernel * scale)
+
+    def working_size(self, width: int, height: int) -> int:
+        """The longer side that a reference of so many px is resized to."""
+        longer = max(width, height)
+        return self.resolution if self.enlarge else min(self.resolution, max(longer, 2 * self.crop))
 
 
 def _build(cls: type, values: dict, where: str):

@@ -28,6 +28,7 @@ from tambour.pair.flat import Pair
 from tambour.progress import Progress
 from tambour.stitch import default_stitch, stitch_values
 from tambour.stitch.fit import fit_stitch
+from tambour.stitch.swatch import cut_swatch
 from tambour.style import Style
 from tambour.texture import texture_statistics
 from tambour.training.adapter import Adapter, adapted, base_only, style_only
@@ -277,6 +278,7 @@ def _style(
         stitch=stitch_values(fit_stitch(embroidery, mask, family=family)) if min(mask.shape) >= 32 else None,
         statistics=tuple(float(value) for value in texture_statistics(embroidery, mask)),
         thumbnail=thumbnail.getvalue(),
+        swatch=cut_swatch(embroidery, np.asarray(pair.design.convert("RGB")), mask),
     )
 
 

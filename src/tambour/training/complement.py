@@ -189,9 +189,8 @@ def embroider(
 ) -> list[Image.Image]:
     """SDEdit under the structure conditions, at the recipe's setting for firm edges; designs of one size."""
     sampling, edges = recipe.sampling, recipe.sampling.firm
-    kernel = round(sampling.blur_kernel * recipe.resolution / sampling.size)
     make = {
-        "tile": lambda design: tile_condition(design, kernel),
+        "tile": lambda design: tile_condition(design, recipe.training_kernel),
         "canny": lambda design: canny_condition(design, sampling.canny_low, sampling.canny_high),
     }
     conditions = {

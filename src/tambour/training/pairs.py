@@ -77,8 +77,7 @@ def encode_pair(
     assert not any(side % multiple for side in (height, width, *window)), (height, width, window, multiple)
     tile = None
     if recipe.training.tile:
-        kernel = round(recipe.sampling.blur_kernel * recipe.resolution / recipe.sampling.size)
-        tile = (to_tensor(tile_condition(design, kernel)).to(base.device, base.dtype) + 1) / 2
+        tile = (to_tensor(tile_condition(design, recipe.training_kernel)).to(base.device, base.dtype) + 1) / 2
     return EncodedPair(
         design=base.encode_image(to_tensor(design)),
         embroidery=base.encode_image(to_tensor(embroidery)),

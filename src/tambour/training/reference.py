@@ -26,10 +26,11 @@ def prepare(
     parts = ("design", "mask", "embroidery")
     if folder is None or not (folder / "embroidery.png").exists():
         picture = flatten(open_image(photo))
-        pair = make_design(fit(picture, recipe.resolution, base.pixel_multiple))
+        longer = recipe.working_size(*picture.size)
+        pair = make_design(fit(picture, longer, base.pixel_multiple))
         if design is not None:
             own = _on(picture.size, open_image(design, max(picture.size)), design)
-            pair = _with_design(pair, fit(own, recipe.resolution, base.pixel_multiple))
+            pair = _with_design(pair, fit(own, longer, base.pixel_multiple))
         if folder is not None:
             for part in parts:
                 save_image(getattr(pair, part), folder / f"{part}.png", overwrite=True)
