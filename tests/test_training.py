@@ -80,6 +80,8 @@ def test_the_loss_in_noise_space_whatever_is_predicted(a, s):
     a1, s1 = torch.tensor([a]), torch.tensor([s])
     for kind, output in (("epsilon", guess), ("sample", x0), ("v_prediction", v)):
         assert noise_error(kind, output, z0, eps, a1, s1).tolist() == pytest.approx([0.25])
+        weight = {"epsilon": 1.0, "sample": a**2 / s**2, "v_prediction": a**2}[kind]
+        assert noise_error(kind, output, z0, eps, a1, s1, "output").tolist() == pytest.approx([0.25 / weight])
 
 
 def test_the_weight_of_an_x0_base_is_bounded_where_no_noise_is_left():

@@ -46,6 +46,7 @@ class Training:
     """What both training stages share."""
 
     tile: float = 0.0  # scale of ControlNet-Tile, fed with the design, in every pass (our option; the paper: none)
+    loss: str = "noise"  # squared errors of the noise (the paper), or of the base's own "output": v or x0 (our option)
     gradient_checkpointing: bool = False  # less memory, a third more time
     checkpoint_seconds: float = 15.0  # at most this much work is lost when the run is killed
 

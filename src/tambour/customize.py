@@ -113,7 +113,7 @@ def learn(
         told.blocks(choice)
 
     losses: dict[str, dict[str, list[float]]] = {"stage one": {}, "stage two": {}}
-    model = RoutedModel(base, choice.chosen, recipe.training.tile)
+    model = RoutedModel(base, choice.chosen, recipe.training.tile, recipe.training.loss)
     lora = adapted(base, choice.chosen, recipe.lora, generator(seed, "lora"))
     with few_threads(base, reference.window), lora as adapter:
 

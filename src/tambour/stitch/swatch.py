@@ -20,7 +20,7 @@ PIECE = 96  # px, side of a piece of the swatch
 PIECES = 6
 _REACH = 100.0  # steps of grey for a contrast of 1; 0 is where a piece shows something else
 _BORDER = 8.0  # steps of CIELAB between two colours of a design
-_BANK = 3000  # patches that are compared
+_BANK = 1500  # patches that are compared
 _CLOSE = 4  # patches among which chance chooses
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from tambour.base import Base
 from tambour.base.sharing import computed_once
+from tambour.errors import InputError
 from tambour.training.pairs import Batch
 
 Residuals = tuple[list[torch.Tensor], torch.Tensor]
@@ -23,11 +24,17 @@ class RoutedModel:
     Attributes:
         style_blocks: names of the attention blocks that hear c_emb.
         tile: scale of ControlNet-Tile in every pass; 0: none.
+        loss: "noise" or "output", what errors are measured in (`losses.denoising`).
     """
 
     base: Base
     style_blocks: tuple[str, ...]
     tile: float = 0.0
+    loss: str = "noise"
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("noise", "output"):
+            raise InputError(f"Recipe key training.loss {self.loss!r} is not known.", "Allowed: noise, output.")
 
     def predict(
         self, z: torch.Tensor, t: torch.Tensor, batch: Batch, *, style: bool, residuals: Residuals | None = None

@@ -16,7 +16,7 @@ VERSION = 1  # raise it when a method draws other pictures than before: kept res
 
 METHODS: tuple[Method, ...] = (*ours.METHODS, *lora.METHODS, *pair.METHODS, *guided.METHODS, *classical.METHODS,
                                *bounds.METHODS)  # fmt: skip
-MAIN = ("ours", "ours-guide", "no-stage-two", "dreambooth", "b-lora", "pair", "styleid", "analogies", "transport",
+MAIN = ("ours", "ours-guide", "ours-photo", "no-stage-two", "dreambooth", "b-lora", "pair", "styleid", "analogies", "transport",
         "renderer", "unstyled", "truth")  # fmt: skip
 
 

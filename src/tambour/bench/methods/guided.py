@@ -52,7 +52,7 @@ def seen(task: Task, flat: list[Image.Image], words: str) -> Batch:
 
 def noise_of(task: Task, batch: Batch) -> Callable[[torch.Tensor, int], torch.Tensor]:
     """The noise the base predicts for such pictures at a timestep."""
-    model = RoutedModel(task.base, (), task.recipe.training.tile)
+    model = RoutedModel(task.base, (), task.recipe.training.tile, task.recipe.training.loss)
 
     def noise(z: torch.Tensor, t: int) -> torch.Tensor:
         times = torch.full((len(z),), t, device=z.device)

@@ -30,7 +30,8 @@ Losses = Callable[[torch.Generator], dict[str, torch.Tensor]]
 
 def denoise_embroidery(task: Task, pair: EncodedPair) -> Losses:
     """|| eps - eps_theta(z_t, t, c) ||^2 on the embroidery, the same words to every block (Ruiz et al. 2023, eq. 1)."""
-    model = RoutedModel(task.base, tuple(task.base.attention_blocks), task.recipe.training.tile)
+    training = task.recipe.training
+    model = RoutedModel(task.base, tuple(task.base.attention_blocks), training.tile, training.loss)
 
     def losses(dice: torch.Generator) -> dict[str, torch.Tensor]:
         crops = draw(task.base, pair, task.recipe.batch, dice)

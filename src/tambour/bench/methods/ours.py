@@ -45,6 +45,11 @@ def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
     return (yield from drawn(task, style, target, guide="stitches"))
 
 
+def swatched(task: Task, style: Style, target: Target) -> Iterator[Progress]:
+    """The same, started from the reference's own stitches."""
+    return (yield from drawn(task, style, target, guide="photo"))
+
+
 def imagined(task: Task, style: Style, prompt: str) -> Iterator[Progress]:
     """A prompt in a style. Returns the picture."""
     size = task.recipe.sampling.size
@@ -89,6 +94,8 @@ METHODS = (
     Method("ours", "ours", "ours", f"{PAPER}, all of it; no guide", drawn, _ours, imagined, "ours"),
     Method("ours-guide", "ours + guide", "ours", "ours, started from stitches fitted to the reference (not in the "
            "paper)", guided, _ours, None, "ours"),
+    Method("ours-photo", "ours + photo's stitches", "ours", "ours, started from the reference's stitches, quilted (not "
+           "in the paper)", swatched, _ours, None, "ours"),
     _ablation("no-stage-two", "without stage two", f"{PAPER}, section 3 alone",
               lambda recipe: replace(recipe, stage_two=replace(recipe.stage_two, iterations=0))),
     Method("all-blocks", "without modulation", "ablation", f"{PAPER}: every block is a style block", drawn,

@@ -93,7 +93,7 @@ def learn(task: Task) -> Iterator[Progress]:
     """A third of the iterations for the content alone, as in the release, then both losses. Returns a `Style`."""
     base, recipe = task.base, task.recipe
     _, pair = yield from reference(task)
-    model = RoutedModel(base, tuple(base.attention_blocks), recipe.training.tile)
+    model = RoutedModel(base, tuple(base.attention_blocks), recipe.training.tile, recipe.training.loss)
 
     def content(dice: torch.Generator) -> dict[str, torch.Tensor]:
         crops = draw(base, pair, recipe.batch, dice)
