@@ -190,7 +190,7 @@ def trained(base: Base, folder) -> dict[str, list[float]]:
     with adapted(base, LATE, LORA, generator(0, "lora")) as adapter:
         for name, steps, numbers in (
             ("one", stage_one(model, ref, 1), Stage(2, 1e-3)),
-            ("two", stage_two(model, ref, [gen], 1, two), two),
+            ("two", stage_two(model, ref, [gen], two), two),
         ):
             heard: dict[str, list[float]] = {}
             list(train(name, adapter, steps, numbers, seed=0, checkpoint=folder / name, every_seconds=60, curves=heard))

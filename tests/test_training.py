@@ -352,7 +352,7 @@ def run(base, folder, *, iterations, stop=None, stage="one", seed=3):
             steps, numbers = stage_one(model, ref, 1), Stage(iterations, 1e-2)
         else:
             numbers = StageTwo(iterations, 1e-2, contrastive_weight=0.5)
-            steps = stage_two(model, ref, gens, 1, numbers)
+            steps = stage_two(model, ref, gens, numbers)
         records = train(
             f"stage {stage}",
             adapter,

@@ -228,7 +228,7 @@ def imagine(
     steps = _steps_left(base, recipe.sampling.steps, 1.0)
     words = prompt.strip()
     if style.trigger not in words:
-        words += recipe.prompts.style.partition("{}")[2]
+        words += recipe.prompts.style.partition("{}")[2] or f" in {style.trigger} style"
     side = max(1, round(size / base.pixel_multiple)) * base.pixel_multiple
     constant = _guidance(base, words, recipe) | {"size": (side, side)}
     with attached(base, style, recipe.sampling.lora_scale):

@@ -39,6 +39,7 @@ class Analysis:
     steps: int = 50
     renoise_iterations: int = 4
     segments: int = 10
+    fewest: int = 2  # style blocks that are chosen at least
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Stage:
 
     iterations: int = 400
     learning_rate: float = 1e-4
+    decay: float = 1.0  # the learning rate falls to this share of itself, by half a cosine; 1: it is constant
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class StageTwo:
 
     iterations: int = 200
     learning_rate: float = 1e-4
+    decay: float = 1.0
+    batch: int = 1  # crops an update, of either pair
     contrastive_weight: float = 1e-4
     generated_weight: float = 0.1
     reference_weight: float = 1.0
@@ -123,7 +127,7 @@ class Recipe:
     resolution: int = 1024  # longer side the reference is resized to, px (aspect ratio is kept)
     enlarge: bool = True  # a smaller reference too; False: only a larger one, so that stitches keep their size
     crop: int = 0  # side of random training crops (and of the analysed window) at that resolution, px; 0: all of it
-    batch: int = 1
+    batch: int = 1  # crops an update of stage one
     precision: str = "float32"  # of the frozen base: float32, bfloat16, float16 or int8 (least memory); LoRA: float32
     prompts: Prompts = field(default_factory=Prompts)
     lora: Lora = field(default_factory=Lora)

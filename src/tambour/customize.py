@@ -137,7 +137,7 @@ def learn(
             common = (base, recipe, adapter, reference, words, fabric, seed, work, told, together)
             generated = yield from _complement(*common)
             clock.lap("complement")
-            steps = stage_two(model, reference, generated, recipe.batch, recipe.stage_two)
+            steps = stage_two(model, reference, generated, recipe.stage_two)
             yield from stage("stage two", steps, recipe.stage_two)
         tensors = adapter.style_tensors()
 
@@ -217,7 +217,7 @@ def _analysed(
             write_json(path, values)
     else:
         values = json.loads(path.read_text())
-    return BlockChoice.of(base.attention_blocks, np.array(values), named)
+    return BlockChoice.of(base.attention_blocks, np.array(values), named, recipe.analysis.fewest)
 
 
 def _complement(

@@ -19,12 +19,12 @@ def scores(similarity: np.ndarray) -> np.ndarray:
     return similarity[:, similarity.shape[1] // 2 :].mean(1)
 
 
-def choose_blocks(values: np.ndarray) -> tuple[int, ...]:
+def choose_blocks(values: np.ndarray, fewest: int = FEWEST) -> tuple[int, ...]:
     """Indices, ascending, of the blocks that carry the style, from their similarity scores (blocks,).
 
     The paper picks by eye. Our rule, for any base: sort the blocks by similarity and cut the row in two where the
     variance between its two parts is largest (Otsu 1979, that is 1-D 2-means); the low part is chosen. It holds at
-    least two blocks, with which the paper's ablation still works, and at most half of them (5 of SDXL's 11), because
+    least `fewest` blocks (two, with which the paper's ablation still works) and at most half of them (5 of SDXL's 11), because
     the others must be left to carry the content. Only the relative gaps count, so scaling or shifting all similarities
     changes nothing. Where blocks tie, fewer and earlier ones are taken.
     """
@@ -39,7 +39,8 @@ def choose_blocks(values: np.ndarray) -> tuple[int, ...]:
         share = k / len(low)
         return share * (1 - share) * (low[k:].mean() - low[:k].mean()) ** 2
 
-    cuts = range(FEWEST, len(low) // 2 + 1)
+    most = len(low) // 2
+    cuts = range(min(max(fewest, FEWEST), most), most + 1)
     spread = np.array([between(k) for k in cuts])
     best = cuts[int(np.argmax(spread >= spread.max() * (1 - 1e-9)))]
     return tuple(sorted(int(i) for i in order[:best]))
@@ -78,11 +79,13 @@ class BlockChoice:
     automatic: bool
 
     @classmethod
-    def of(cls, names: Sequence[str], similarity: np.ndarray, named: Sequence[str] | None = None) -> BlockChoice:
+    def of(
+        cls, names: Sequence[str], similarity: np.ndarray, named: Sequence[str] | None = None, fewest: int = FEWEST
+    ) -> BlockChoice:
         """From the similarities (blocks, segments); `named` blocks override the rule."""
         similarity = np.asarray(similarity, np.float64)
         values = scores(similarity)
-        chosen = [names[i] for i in choose_blocks(values)] if named is None else check_blocks(named, names)
+        chosen = [names[i] for i in choose_blocks(values, fewest)] if named is None else check_blocks(named, names)
         return cls(
             names=tuple(names),
             similarity=dict(zip(names, similarity.tolist(), strict=True)),

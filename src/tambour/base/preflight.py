@@ -463,14 +463,14 @@ def _learn_phases(
     row = saved_bytes(model.unet, latent, latent, value, checkpointing, rank)
     again = again_bytes(model.unet, latent, latent, value, rank) if checkpointing else 0
     forward = _forward(model, latent, latent, value)
-    pairs = 2 if recipe.stage_two.iterations else 1  # passed at once; L_con keeps two passes over both
-    rows = recipe.batch * pairs**2
+    second = recipe.stage_two.batch if recipe.stage_two.iterations else 0  # crops of two pairs at once
+    rows, passed = max(recipe.batch, 4 * second), max(recipe.batch, 2 * second)  # L_con keeps two passes over both
     whole = model.weights(dtype, device, ["unet"] if offloaded else None)
     encoded = model.weights(dtype, device, ["vae"]) * offloaded + _decoded(model, recipe.resolution, value, offloaded)
     phases = {
         "encoding the pair": _sum(device, whole, encoded),
         "comparing blocks": _sum(device, whole, 5 * forward),
-        "training": _sum(device, alone, lora, rows * row + pairs * recipe.batch * (forward + again)),
+        "training": _sum(device, alone, lora, rows * row + passed * (forward + again)),
     }
     common = (device, dtype, offloaded)
     if recipe.stage_two.iterations:
@@ -494,7 +494,7 @@ def _learn_work(model: Model, recipe: Recipe, checkpointing: bool) -> float:
         late = 1 - recipe.complement.first_segment / analysis.segments if recipe.complement.filters else 0
         work += late * each * (1.25 * count + 1.25 * math.ceil(count / 2))  # both filters
         steps = 2 * 2 * (passes + heard) + 2 * (2 + 2 * passes + heard)  # L_des, L_emb; L_con
-        work += recipe.batch * recipe.stage_two.iterations * steps
+        work += recipe.stage_two.batch * recipe.stage_two.iterations * steps
         work += count * _sampling_work(model, recipe, side) / unit
     return unit * work
 

@@ -77,6 +77,9 @@ def train(
     saved = time.monotonic()
     while done < stage.iterations:
         values: dict[str, float] = {}
+        for optimizer in optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate(stage, done)
         for number, step in enumerate(steps):
             parameters = list(sets[step.updates].values())
             with updating(adapter, parameters):
@@ -104,6 +107,12 @@ def train(
             _keep(checkpoint, adapter, optimizers, curves, done)
             saved = time.monotonic()
         yield Progress(name, done, stage.iterations, values=values)
+
+
+def rate(stage: Stage | StageTwo, done: int) -> float:
+    """The learning rate after `done` iterations."""
+    share = 0.5 + 0.5 * math.cos(math.pi * done / stage.iterations)
+    return stage.learning_rate * (stage.decay + (1 - stage.decay) * share)
 
 
 Optimizers = Mapping[str, torch.optim.Adam]

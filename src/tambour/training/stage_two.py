@@ -14,17 +14,15 @@ from tambour.training.routing import RoutedModel
 
 
 def stage_two(
-    model: RoutedModel, reference: EncodedPair, generated: Sequence[EncodedPair], batch: int, settings: StageTwo
+    model: RoutedModel, reference: EncodedPair, generated: Sequence[EncodedPair], settings: StageTwo
 ) -> list[Step]:
     """The three steps of an iteration, each on the reference pair and one generated pair, drawn anew.
 
     1. and 2. as in stage one, on both pairs. The release's weights of L_emb (1 on the reference, 0.1 on the generated
        pair) are not known to hold for L_des too; there both count 1, since a generated design is as true as any.
     3. theta_e learns L_con.
-
-    Args:
-        batch: crops of either pair a step.
     """
+    batch = settings.batch
 
     def pick(generator: torch.Generator) -> tuple[Batch, Batch]:
         pair = generated[int(torch.randint(len(generated), (), generator=generator))]

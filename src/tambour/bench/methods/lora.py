@@ -15,7 +15,6 @@ import torch
 from tambour.base import Base, generator
 from tambour.bench.methods.ours import drawn, imagined
 from tambour.bench.methods.task import Method, Task, reference, style_of
-from tambour.config import Stage
 from tambour.progress import Progress
 from tambour.training.adapter import Adapter, adapted, targets
 from tambour.training.loop import Step, train
@@ -49,9 +48,8 @@ def trained(
         for name, steps, iterations in phases:
             checkpoint = task.work / f"{name.replace(' ', '-')}.safetensors"
             common = dict(seed=task.seed, every_seconds=recipe.training.checkpoint_seconds, curves={})
-            yield from train(
-                name, adapter, steps, Stage(iterations, recipe.stage_one.learning_rate), checkpoint=checkpoint, **common
-            )
+            numbers = replace(recipe.stage_one, iterations=iterations)
+            yield from train(name, adapter, steps, numbers, checkpoint=checkpoint, **common)
 
 
 def dreambooth(task: Task) -> Iterator[Progress]:
