@@ -24,7 +24,7 @@ def choose_blocks(values: np.ndarray, fewest: int = FEWEST) -> tuple[int, ...]:
 
     The paper picks by eye. Our rule, for any base: sort the blocks by similarity and cut the row in two where the
     variance between its two parts is largest (Otsu 1979, that is 1-D 2-means); the low part is chosen. It holds at
-    least `fewest` blocks (two, with which the paper's ablation still works) and at most half of them (5 of SDXL's 11), because
+    least `fewest` blocks (two, with which the paper's ablation still works) and at most half of them (5 of SDXL's 11):
     the others must be left to carry the content. Only the relative gaps count, so scaling or shifting all similarities
     changes nothing. Where blocks tie, fewer and earlier ones are taken.
     """
