@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--photos", nargs="*", help="names without suffix; all if absent")
     parser.add_argument("--base", default="mini")
     parser.add_argument("--recipe")
-    parser.add_argument("--guide", choices=("none", "stitches"), default="stitches")
+    parser.add_argument("--guide", choices=("none", "stitches", "photo"), help="the recipe's if absent")
     parser.add_argument("--stitch", help="stitch family of all the photos, in place of the fitted one")
     parser.add_argument("--designs", nargs="*", default=SHOWN, help="names without suffix; all if none is given")
     parser.add_argument("--size", type=int, help="longer side of the results, px")
@@ -82,7 +82,7 @@ def main() -> None:
         made = tambour.pair(open_image(photo))
         rows.append([made.embroidery, made.design, block_chart(dict(style.blocks), base.attention_blocks)])
         rows[-1] += [result.image for result in results]
-        told = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {options.guide}"
+        told = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {options.guide or style.recipe['sampling']['guide']}"
         labels.append(f"{name}: {style.description}; {told}")
         family = (style.stitch or {}).get("family")
         seconds = f"learn {learnt - start:6.1f} s, {len(designs)} designs {drawn - learnt:6.1f} s"

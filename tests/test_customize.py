@@ -111,6 +111,15 @@ def test_a_style_comes_out(whole, base, tmp_path):
     assert not getattr(base.unet, "peft_config", None)
 
 
+def test_a_named_stitch_is_drawn_not_copied(base, photo, tmp_path):
+    sampling = replace(RECIPE.sampling, guide="photo")
+    recipe = replace(RECIPE, sampling=sampling, stage_two=replace(RECIPE.stage_two, iterations=0))
+    for stitch, guide in ((None, "photo"), ("cross", "stitches")):
+        work = tmp_path / guide
+        _, style = finish(learn(photo, base=base, recipe=recipe, stitch=stitch, work=work))
+        assert style.recipe["sampling"]["guide"] == guide and style.swatch
+
+
 def test_the_report_tells_and_reproduces(whole, photo):
     _, style, report, _ = whole
     names = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}

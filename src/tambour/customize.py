@@ -10,6 +10,7 @@ import io
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,8 @@ def learn(
         seed: decides everything random.
         blocks: style blocks by name, in place of the automatic choice.
         describe: what the photo shows ("red fox"); None: the names of its main colours.
-        stitch: the stitch family on the photo, for the guide; None: the one that fits best.
+        stitch: the stitch family on the photo, for a guide of drawn stitches; None: the one that fits best, and the
+            recipe's guide.
         work: folder for unfinished work; the same arguments with the same folder continue.
         report: folder for pictures and plots of every step, the final sheet and a manifest.
         overwrite: drop another run's unfinished work.
@@ -88,6 +90,8 @@ def learn(
     if stitch is not None:
         default_stitch(stitch)
     own, recipe = recipe is not None, numbers(recipe, base)
+    if stitch is not None and recipe.sampling.guide == "photo":  # who knows the stitch has no need of copies of it
+        recipe = replace(recipe, sampling=replace(recipe.sampling, guide="stitches"))
     controls = controlnets(recipe, report is not None)
     plan = None
     if not isinstance(base, Base):

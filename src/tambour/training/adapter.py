@@ -139,16 +139,19 @@ def base_only(unet: nn.Module) -> Iterator[None]:
 def style_only(adapter: Adapter) -> Iterator[None]:
     """While open, the UNet predicts as theta_0 and theta_e, as a style file makes it (method, section 6)."""
     inside = {name.rsplit(".lora_", 1)[0] for name in adapter.theta_e}
-    outside = [
-        module
-        for name, module in adapter.unet.named_modules()
-        if isinstance(module, BaseTunerLayer) and name not in inside
-    ]
-    scales = [module.scaling[NAME] for module in outside]
+    layers = [(name, m) for name, m in adapter.unet.named_modules() if isinstance(m, BaseTunerLayer)]
+    with muted([module for name, module in layers if name not in inside], NAME):
+        yield
+
+
+@contextmanager
+def muted(layers: Sequence[BaseTunerLayer], name: str) -> Iterator[None]:
+    """While open, the LoRA called `name` counts nothing in these layers."""
+    scales = [layer.scaling[name] for layer in layers]
     try:
-        for module in outside:
-            module.scaling[NAME] = 0.0
+        for layer in layers:
+            layer.scaling[name] = 0.0
         yield
     finally:
-        for module, scale in zip(outside, scales, strict=True):
-            module.scaling[NAME] = scale
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling[name] = scale

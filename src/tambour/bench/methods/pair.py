@@ -25,7 +25,7 @@ from tambour.config import Lora
 from tambour.errors import BaseModelError
 from tambour.progress import Progress
 from tambour.style import Style
-from tambour.training.adapter import Adapter, targets
+from tambour.training.adapter import Adapter, muted, targets
 from tambour.training.loop import Step
 from tambour.training.losses import denoising
 from tambour.training.pairs import draw
@@ -78,15 +78,8 @@ def two_loras(base: Base, lora: Lora, dice: torch.Generator) -> Iterator[Adapter
 @contextmanager
 def content_alone(unet: nn.Module) -> Iterator[None]:
     """While open, the style LoRA counts nothing."""
-    layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
-    scales = [layer.scaling[STYLE] for layer in layers]
-    try:
-        for layer in layers:
-            layer.scaling[STYLE] = 0.0
+    with muted([module for module in unet.modules() if isinstance(module, BaseTunerLayer)], STYLE):
         yield
-    finally:
-        for layer, scale in zip(layers, scales, strict=True):
-            layer.scaling[STYLE] = scale
 
 
 def learn(task: Task) -> Iterator[Progress]:
