@@ -46,8 +46,8 @@ def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
 
 
 def swatched(task: Task, style: Style, target: Target) -> Iterator[Progress]:
-    """The same, started from the reference's own stitches."""
-    return (yield from drawn(task, style, target, guide="photo"))
+    """The same, started from the reference's own stitches; where it is too small to show any, from fitted ones."""
+    return (yield from drawn(task, style, target, guide="photo" if style.swatch else "stitches"))
 
 
 def imagined(task: Task, style: Style, prompt: str) -> Iterator[Progress]:
