@@ -259,6 +259,7 @@ def test_a_stage_travels_in_few_small_files(pictures: data.Corpus, vae, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_base_from_nothing(tmp_path: Path) -> None:
     """The whole recipe in little: art, corpus, decoder, two processes, sheet, a base folder that draws."""
     if shutil.which("npm") is None:
