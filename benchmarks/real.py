@@ -82,7 +82,8 @@ def main() -> None:
         made = tambour.pair(open_image(photo))
         rows.append([made.embroidery, made.design, block_chart(dict(style.blocks), base.attention_blocks)])
         rows[-1] += [result.image for result in results]
-        told = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {options.guide or style.recipe['sampling']['guide']}"
+        guide = options.guide or style.recipe["sampling"]["guide"]
+        told = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {guide}"
         labels.append(f"{name}: {style.description}; {told}")
         family = (style.stitch or {}).get("family")
         seconds = f"learn {learnt - start:6.1f} s, {len(designs)} designs {drawn - learnt:6.1f} s"
