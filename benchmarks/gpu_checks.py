@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from sdxl import SIZES, STYLE_BLOCKS, Source, build, compile_blocks, uncompile_blocks
+from sdxl import SIZES, STYLE_BLOCKS, Source, build, by_pipeline, compile_blocks, uncompile_blocks
 
 from tambour.base import Base, Prompt, generator
 from tambour.base.quantize import quantize
@@ -110,7 +110,7 @@ class Checks:
         with self.lora() as adapter, tempfile.TemporaryDirectory() as folder:
             for name, steps, numbers in (
                 ("one", stage_one(model, self.pairs[0], 1), Stage(self.iterations)),
-                ("two", stage_two(model, self.pairs[0], self.pairs[1:], 1, two), two),
+                ("two", stage_two(model, self.pairs[0], self.pairs[1:], two), two),
             ):
                 if only not in (None, name):
                     continue
@@ -150,23 +150,9 @@ class Checks:
 
     def pipelined(self, seed: int) -> torch.Tensor:
         """One of these by diffusers' own pipeline."""
-        prompt, negative, side = self.pairs[0].c_emb, self.pairs[0].c_des, self.size.pixels
+        side = self.size.pixels
         picture = torch.rand(1, 3, side, side, generator=generator(0, "picture")).to(self.base.device, self.base.dtype)
-        images = self.base.image_pipeline(("tile", "canny"))(
-            prompt_embeds=prompt.embeds,
-            pooled_prompt_embeds=prompt.pooled,
-            negative_prompt_embeds=negative.embeds,
-            negative_pooled_prompt_embeds=negative.pooled,
-            image=picture,
-            control_image=[picture, picture],
-            controlnet_conditioning_scale=[0.5, 0.5],
-            strength=1.0,
-            num_inference_steps=3,
-            guidance_scale=7.0,
-            generator=generator(seed, "apply"),
-            output_type="pt",
-        ).images
-        return 2 * images - 1
+        return 2 * by_pipeline(self.base, self.pairs[0], picture, 3, seed) - 1
 
 
 def moved(pair: EncodedPair, device: torch.device, dtype: torch.dtype) -> EncodedPair:

@@ -271,6 +271,24 @@ def plain_steps(which: str, model: RoutedModel, sources: Sequence[Source], autoc
     return [*steps, Step("theta_e", contrasted, {"L_con": settings.contrastive_weight})]
 
 
+def by_pipeline(base: Base, pair: EncodedPair, picture: torch.Tensor, steps: int, seed: int) -> torch.Tensor:
+    """A picture (1, 3, H, W) in [0, 1] redrawn by diffusers' own pipeline, itself both conditions."""
+    return base.image_pipeline(("tile", "canny"))(
+        prompt_embeds=pair.c_emb.embeds,
+        pooled_prompt_embeds=pair.c_emb.pooled,
+        negative_prompt_embeds=pair.c_des.embeds,
+        negative_pooled_prompt_embeds=pair.c_des.pooled,
+        image=picture,
+        control_image=[picture, picture],
+        controlnet_conditioning_scale=[0.5, 0.5],
+        strength=1.0,
+        num_inference_steps=steps,
+        guidance_scale=7.0,
+        generator=generator(seed, "apply"),
+        output_type="pt",
+    ).images
+
+
 class Bench:
     """What the sections share, and their results."""
 
@@ -360,7 +378,7 @@ class Bench:
     def steps(self, which: str) -> list[Step]:
         if which == "one":
             return stage_one(self.model(), self.pairs[0], 1)
-        return stage_two(self.model(), self.pairs[0], self.pairs[1:], 1, StageTwo())
+        return stage_two(self.model(), self.pairs[0], self.pairs[1:], StageTwo())
 
     @contextlib.contextmanager
     def lora(self, base: Base | None = None) -> Iterator[Adapter]:
@@ -491,21 +509,7 @@ class Bench:
         """The same by diffusers' own pipeline, one picture."""
         side = self.size.pixels
         picture = torch.rand(1, 3, side, side, device=self.device).to(self.dtype)
-        prompt, negative = self.pairs[0].c_emb, self.pairs[0].c_des
-        return self.base.image_pipeline(("tile", "canny"))(
-            prompt_embeds=prompt.embeds,
-            pooled_prompt_embeds=prompt.pooled,
-            negative_prompt_embeds=negative.embeds,
-            negative_pooled_prompt_embeds=negative.pooled,
-            image=picture,
-            control_image=[picture, picture],
-            controlnet_conditioning_scale=[0.5, 0.5],
-            strength=1.0,
-            num_inference_steps=self.options.steps,
-            guidance_scale=7.0,
-            generator=generator(0, "apply"),
-            output_type="pt",
-        ).images
+        return by_pipeline(self.base, self.pairs[0], picture, self.options.steps, 0)
 
     def sampling(self) -> None:
         """Pictures one by one and in batches, beside diffusers' pipeline; ControlNets asked in every second step."""

@@ -155,11 +155,12 @@ def apply(
         for index in range(len(designs)):
             fitted, frame = pad(fit(_open(designs, index, size, transparent), size), base.pixel_multiple)
             flat = flatten(fitted, style.fabric)
-            start = _stitched(fitted, style, seed, guide) if guided else flat
-            kept = _bare(fitted) if guided else None
+            inside = find_regions(np.asarray(fitted)).labels > 0
+            start = _stitched(fitted, inside, style, seed, guide) if guided else flat
+            kept = _bare(inside) if guided else None
             conditions = _conditions(base, flat, weights, sampling, size)
             for number in range(samples):
-                yield _Job(index, number, fitted, frame, flat, start, conditions, kept)
+                yield _Job(index, number, fitted, inside, frame, flat, start, conditions, kept)
 
     best: Result | None = None
     done = 0
@@ -186,8 +187,7 @@ def apply(
                     image = correct_colours(image, job.flat)
                 scores = None
                 if len(statistics):
-                    mask = find_regions(np.asarray(job.fitted)).labels > 0
-                    scores = score(image, statistics, job.flat, (mask, None))
+                    scores = score(image, statistics, job.flat, (job.inside, None))
                     place = f"design {job.index + 1} of {len(designs)}, sample {job.sample + 1} of {samples}"
                     yield Progress("apply", done, total, f"{place}: {scores.total:.2f}", vars(scores))
                 if job.sample == 0 or scores.total > best.scores.total:
@@ -305,24 +305,24 @@ def _usual_guide(style: Style, wanted: str) -> str:
     return wanted if style.stitch else "none"
 
 
-def _stitched(design: Image.Image, style: Style, seed: int, guide: str) -> Image.Image:
+def _stitched(design: Image.Image, inside: np.ndarray, style: Style, seed: int, guide: str) -> Image.Image:
     """The design in the stitch fitted to the reference, or in its very stitches (our guides; not in the paper)."""
     fabric = Fabric(colour=tuple(style.fabric)) if design.mode == "RGBA" else Fabric()
     drawn = render(design, Stitch(**style.stitch), fabric, seed=seed).image
     if guide == "stitches":
         return drawn
-    inside = find_regions(np.asarray(design)).labels > 0
     laid = lay_swatch(style.swatch, np.asarray(flatten(design, style.fabric)), inside, seed)
     return Image.fromarray(np.where(inside[..., None], laid, np.asarray(drawn)))
 
 
-def _bare(design: Image.Image) -> torch.Tensor:
+def _bare(inside: np.ndarray) -> torch.Tensor:
     """Where the guide's fabric stays, (1, 1, H, W): bare ground, but for what stitches and their shadows reach.
 
     Blocks that learnt stitches draw stitches everywhere; what is not embroidered is none of their business.
     """
-    bare = (find_regions(np.asarray(design)).labels == 0).astype(np.float32)
-    away = cv2.GaussianBlur(cv2.erode(bare, np.ones((_REACH, _REACH), np.uint8)), (0, 0), _REACH / 4)
+    away = cv2.GaussianBlur(
+        cv2.erode((~inside).astype(np.float32), np.ones((_REACH, _REACH), np.uint8)), (0, 0), _REACH / 4
+    )
     return torch.from_numpy(away)[None, None]
 
 
@@ -356,6 +356,7 @@ class _Job:
     Attributes:
         index, sample: which design, and which of its samples.
         fitted: the design at its size, padded; `frame` is where it lies in it.
+        inside: (H, W) bool, where it is stitched.
         flat, start: it on the fabric, and what the run starts from.
         conditions: by kind (1, 3, H, W).
         kept: (1, 1, H, W), 1 where the start stays as it is; None where nothing has to.
@@ -364,6 +365,7 @@ class _Job:
     index: int
     sample: int
     fitted: Image.Image
+    inside: np.ndarray
     frame: tuple[int, int, int, int]
     flat: Image.Image
     start: Image.Image
