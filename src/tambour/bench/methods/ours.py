@@ -35,9 +35,9 @@ def lowest(task: Task, count: int) -> Iterator[Progress]:
 
 
 def drawn(task: Task, style: Style, target: Target, guide: str = "none") -> Iterator[Progress]:
-    """A target in a style, as `tambour apply` draws it. Returns the picture."""
+    """A target in a style, as `tambour apply` draws it, by the style's own recipe. Returns the picture."""
     settings = dict(edges=task.style.edges, seed=task.seed, guide=guide, size=max(target.design.size))
-    return (yield from _last(apply(style, [target.design], base=task.base, recipe=task.recipe, **settings)))
+    return (yield from _last(apply(style, [target.design], base=task.base, **settings)))
 
 
 def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
@@ -53,7 +53,7 @@ def swatched(task: Task, style: Style, target: Target) -> Iterator[Progress]:
 def imagined(task: Task, style: Style, prompt: str) -> Iterator[Progress]:
     """A prompt in a style. Returns the picture."""
     size = task.recipe.sampling.size
-    return (yield from _last(imagine(style, prompt, base=task.base, recipe=task.recipe, seed=task.seed, size=size)))
+    return (yield from _last(imagine(style, prompt, base=task.base, seed=task.seed, size=size)))
 
 
 def _last(records: Iterator[Progress | Result]) -> Iterator[Progress]:
