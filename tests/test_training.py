@@ -117,7 +117,9 @@ def test_contrastive_loss_is_best_for_equal_styles_unlike_all_content():
 def test_contrast_uses_the_designs_the_base_and_routing(base, prediction, monkeypatch):
     """The loss from a model and batches equals the equation on predictions made by hand, without any hook of ours."""
     monkeypatch.setattr(type(base), "prediction_type", prediction)
-    ref, gen = (draw(base, [encoded(base, seed=s, words=w)], 1, generator(0, "x")) for s, w in ((0, "dog"), (7, "star")))
+    ref, gen = (
+        draw(base, [encoded(base, seed=s, words=w)], 1, generator(0, "x")) for s, w in ((0, "dog"), (7, "star"))
+    )
     model = RoutedModel(base, STYLE_BLOCKS)
     with adapted(base, STYLE_BLOCKS, LORA, generator(0, "lora")) as adapter, torch.no_grad():
         randomise(adapter)

@@ -289,11 +289,12 @@ def key_ground(design: Image.Image, inside: np.ndarray) -> Image.Image:
     Args:
         inside: (H, W) bool, where there are stitches.
     """
-    rgb = np.asarray(design.convert("RGB"))
-    own = rgb_to_lab(rgb[inside][:: max(1, int(inside.sum()) // 4000)][None])[0]  # (N, 3)
-    keys = rgb_to_lab(np.array([_KEYS], np.uint8))[0]
-    apart = np.linalg.norm(own[None] - keys[:, None], axis=2)  # (keys, N)
-    best = int(np.quantile(apart, 0.01, axis=1).argmax()) if len(own) else 0
+    rgb, best = np.asarray(design.convert("RGB")), 0
+    if inside.any():
+        own = rgb_to_lab(rgb[inside][:: max(1, int(inside.sum()) // 4000)][None])[0]  # (N, 3)
+        keys = rgb_to_lab(np.array([_KEYS], np.uint8))[0]
+        apart = np.linalg.norm(own[None] - keys[:, None], axis=2)  # (keys, N)
+        best = int(np.quantile(apart, 0.01, axis=1).argmax())
     return Image.fromarray(np.where(inside[..., None], rgb, np.uint8(_KEYS[best])))
 
 
