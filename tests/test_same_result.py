@@ -106,7 +106,7 @@ def test_what_the_controlnet_says_serves_every_pass(base, monkeypatch):
     t, z = torch.tensor([300, 300]), torch.cat([ref.design, gen.embroidery])
     with adapted(base, LATE, LORA, generator(0, "lora")) as adapter, torch.no_grad():
         randomise(adapter)
-        residuals = model.structure(z, t, both)
+        residuals = model.structure(z, t, both, style=True)
         for around in (contextlib.nullcontext(), base_only(base.unet)):
             with around:
                 shared = model.predict_both(z, t, both, residuals=residuals)

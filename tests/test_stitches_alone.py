@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,15 +17,19 @@ from test_style import random_style
 from tambour.apply import apply
 from tambour.base import Base, generator
 from tambour.base.sampling import Condition, Outside
-from tambour.config import Recipe, Training, read_recipe, recipe_values
+from tambour.config import Analysis, Lora, Recipe, Stage, StageTwo, Training, read_recipe, recipe_values
+from tambour.customize import learn
 from tambour.images import REACH, key_ground, reach, rgb_to_lab
 from tambour.pair.flat import Pair
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.style import attached
+from tambour.training.adapter import adapted, style_only
+from tambour.training.loop import train
 from tambour.training.losses import denoising, squared_error
 from tambour.training.pairs import draw, encode_pair
 from tambour.training.palettes import recoloured
 from tambour.training.routing import RoutedModel
+from tambour.training.stage_one import stage_one
 
 FABRIC = (235, 230, 215)
 
@@ -103,17 +109,20 @@ def test_errors_outside_do_not_count() -> None:
 
 
 def test_training_sees_the_key_and_counts_the_stitches(toy_base: Base, pair: Pair) -> None:
-    def loss(recipe: Recipe, embroidery: Image.Image) -> float:
+    def loss(recipe: Recipe, embroidery: Image.Image, style: bool = True) -> float:
         encoded = encode_pair(toy_base, pair.design, embroidery, "bars", recipe, pair.mask)
         batch = draw(toy_base, [encoded], 1, generator(0, "crop"))
         model = RoutedModel(toy_base, (toy_base.attention_blocks[0],), recipe.training.tile)
-        return denoising(model, batch, generator(0, "loss"), style=True).item()
+        return denoising(model, batch, generator(0, "loss"), style=style).item()
 
     alone = Recipe(resolution=128, stitches_alone=True, training=Training(tile=1.0))
     whole = dataclasses.replace(alone, stitches_alone=False)
     encoded = [encode_pair(toy_base, pair.design, pair.embroidery, "bars", r, pair.mask) for r in (alone, whole)]
     outside = ~torch.from_numpy(reach(np.asarray(pair.mask) > 127)).bool()
-    assert encoded[1].stitches is None and (encoded[0].tile - encoded[1].tile).abs()[..., outside].mean() > 0.2
+    assert encoded[1].stitches is None and encoded[1].keyed is None
+    assert torch.equal(encoded[0].tile, encoded[1].tile)
+    assert (encoded[0].keyed - encoded[0].tile).abs()[..., outside].mean() > 0.2
+    assert loss(alone, pair.embroidery, False) == loss(whole, pair.embroidery, False), "designs are shown as they are"
     spoilt = pair.embroidery.copy()
     spoilt.paste((10, 200, 10), [0, 0, 128, 8])  # ground
     assert loss(whole, spoilt) != pytest.approx(loss(whole, pair.embroidery), rel=1e-3)
@@ -183,3 +192,56 @@ def test_both_recipes_of_mini_are_there() -> None:
     assert own.stitches_alone and own.training.palettes > 0
     assert not paper.stitches_alone and not paper.training.palettes and paper.training.loss == "noise"
     assert recipe_values(paper)["base"] == "mini"
+
+
+def test_theta_e_learns_as_it_draws(toy_base: Base, pair: Pair, tmp_path) -> None:
+    """With `style_only` around step 2 the rest of theta_a has no say in what theta_e learns."""
+    blocks = toy_base.attention_blocks[:2]
+    recipe = Recipe(resolution=128, stitches_alone=True, training=Training(tile=1.0))
+    encoded = encode_pair(toy_base, pair.design, pair.embroidery, "bars", recipe, pair.mask)
+    model = RoutedModel(toy_base, blocks, 1.0)
+
+    def learnt(rest: float, held: bool) -> dict[str, torch.Tensor]:
+        with adapted(toy_base, blocks, Lora(rank=2), generator(0, "lora")) as adapter:
+            for name, parameter in adapter.theta_a.items():
+                if name not in adapter.theta_e:
+                    parameter.data.fill_(rest)
+            as_drawn = functools.partial(style_only, adapter) if held else nullcontext
+            steps = stage_one(model, [encoded], 1, designs=False, as_drawn=as_drawn)
+            assert [step.updates for step in steps] == ["theta_e"]
+            common = dict(seed=0, checkpoint=tmp_path / f"{rest}-{held}", every_seconds=1e9, curves={})
+            for _ in train("one", adapter, steps, Stage(2, 1e-2), **common):
+                pass
+            return adapter.style_tensors()
+
+    still, moved, unheld = learnt(0.0, True), learnt(0.5, True), learnt(0.5, False)
+    assert all(torch.equal(still[name], moved[name]) for name in still)
+    assert any(not torch.equal(moved[name], unheld[name]) for name in still)
+
+
+def test_a_recipe_may_name_the_blocks(toy_base: Base, pair: Pair, tmp_path) -> None:
+    photo = tmp_path / "photo.png"
+    pair.embroidery.save(photo)
+    wanted = toy_base.attention_blocks[3:5]
+    short = Recipe(
+        resolution=64,
+        crop=32,
+        stitches_alone=True,
+        analysis=Analysis(inversion="noised", steps=2, segments=2, blocks=wanted),
+        training=Training(tile=1.0, palettes=1),
+        stage_one=Stage(1, designs=False),
+        stage_two=StageTwo(0),
+    )
+    for blocks, chosen in ((None, wanted), (toy_base.attention_blocks[:1], toy_base.attention_blocks[:1])):
+        run = learn(photo, base=toy_base, recipe=short, blocks=blocks, work=tmp_path / str(len(chosen)))
+        style = finished(run)
+        assert tuple(style.blocks) == chosen and style.recipe["stitches_alone"]
+
+
+def finished(run):
+    """What a generator returns."""
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            return end.value

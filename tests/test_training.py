@@ -195,7 +195,7 @@ def test_the_tile_condition_acts_and_leaves_no_trace(base):
             **dict(
                 zip(
                     ("down_block_additional_residuals", "mid_block_additional_residual"),
-                    RoutedModel(base, STYLE_BLOCKS, tile=1.0).structure(batch.design, t, batch),
+                    RoutedModel(base, STYLE_BLOCKS, tile=1.0).structure(batch.design, t, batch, style=False),
                     strict=True,
                 )
             ),

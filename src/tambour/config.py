@@ -40,6 +40,7 @@ class Analysis:
     renoise_iterations: int = 4
     segments: int = 10
     fewest: int = 2  # style blocks that are chosen at least
+    blocks: tuple[str, ...] = ()  # the style blocks, whatever the similarity says (ours); (): by similarity
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Stage:
 
     iterations: int = 400
     learning_rate: float = 1e-4
+    designs: bool = True  # step 1 too; False: the embroidery alone is learnt (ours)
     decay: float = 1.0  # the learning rate falls to this share of itself, by half a cosine; 1: it is constant
 
 

@@ -6,10 +6,12 @@ where it was and ends, on a CPU, with the same style bit for bit.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +102,8 @@ def learn(
         yield Progress("plan", 1, 1, plan.summary())
         recipe = settled(recipe, plan)
     base = _base(base, recipe, controls, plan)
-    named = None if blocks is None else check_blocks(blocks, base.attention_blocks)
+    wanted = recipe.analysis.blocks or None if blocks is None else blocks
+    named = None if wanted is None else check_blocks(wanted, base.attention_blocks)
     chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "stitch": stitch}
     chosen["recipe"] = recipe_values(recipe)
     claim(Path(work), inputs | chosen | {"fingerprint": base.fingerprint}, overwrite)
@@ -140,14 +143,16 @@ def learn(
                         told.curves(losses)
             clock.lap(name)
 
-        yield from stage("stage one", stage_one(model, views, recipe.batch), recipe.stage_one, recipe.batch)
+        as_drawn = functools.partial(style_only, adapter) if recipe.stitches_alone else nullcontext
+        steps = stage_one(model, views, recipe.batch, designs=recipe.stage_one.designs, as_drawn=as_drawn)
+        yield from stage("stage one", steps, recipe.stage_one, recipe.batch)
         if recipe.stage_two.iterations:
             together = plan.batch if plan else 1
             common = (base, recipe, adapter, reference, words, fabric, seed, work, told, together)
             with few_threads(base, reference.window):
                 generated = yield from _complement(*common)
             clock.lap("complement")
-            steps = stage_two(model, views, generated, recipe.stage_two)
+            steps = stage_two(model, views, generated, recipe.stage_two, as_drawn=as_drawn)
             yield from stage("stage two", steps, recipe.stage_two, 2 * recipe.stage_two.batch)
         tensors = adapter.style_tensors()
 

@@ -489,7 +489,7 @@ def _learn_work(model: Model, recipe: Recipe, checkpointing: bool) -> float:
     heard = 0.5 if recipe.training.tile else 0.0  # a ControlNet is half a UNet
     analysis, count = recipe.analysis, recipe.complement.count
     each = analysis.steps * (1 + (analysis.renoise_iterations if analysis.inversion == "renoise" else 0))
-    work = 2 * each + recipe.batch * recipe.stage_one.iterations * 2 * (passes + heard)
+    work = 2 * each + recipe.batch * recipe.stage_one.iterations * (1 + recipe.stage_one.designs) * (passes + heard)
     if recipe.stage_two.iterations:
         late = 1 - recipe.complement.first_segment / analysis.segments if recipe.complement.filters else 0
         work += late * each * (1.25 * count + 1.25 * math.ceil(count / 2))  # both filters

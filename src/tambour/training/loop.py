@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,11 +33,13 @@ class Step:
             update the same set keep the proportion their weights give them.
         losses: generator -> scalar losses by name.
         weights: of the losses; 1 where a name is absent.
+        within: a context that is open while the losses and their gradients are computed.
     """
 
     updates: str
     losses: Callable[[torch.Generator], Mapping[str, torch.Tensor]]
     weights: Mapping[str, float] = field(default_factory=dict)
+    within: Callable[[], AbstractContextManager] = nullcontext
 
 
 def train(
@@ -82,7 +85,7 @@ def train(
                 group["lr"] = rate(stage, done)
         for number, step in enumerate(steps):
             parameters = list(sets[step.updates].values())
-            with updating(adapter, parameters):
+            with updating(adapter, parameters), step.within():
                 losses = step.losses(generator(seed, f"{name}, step {number + 1}", done))
                 total = sum(step.weights.get(key, 1.0) * loss for key, loss in losses.items())
                 (total * scale).backward()

@@ -127,7 +127,7 @@ def denoising(model: RoutedModel, batch: Batch, generator: torch.Generator, *, s
     a, s = signal_and_noise(base, t)
     z = a.view(-1, 1, 1, 1) * z0 + s.view(-1, 1, 1, 1) * eps
     output = model.predict(z, t, batch, style=style)
-    return noise_error(base.prediction_type, output, z0, eps, a, s, model.loss, batch.stitches)
+    return noise_error(base.prediction_type, output, z0, eps, a, s, model.loss, batch.stitches if style else None)
 
 
 def contrast(
@@ -147,7 +147,7 @@ def contrast(
     eps = draw_noise(ref.design, generator).repeat(2, 1, 1, 1)
     a, s = signal_and_noise(base, t)
     z = a.view(-1, 1, 1, 1) * z0 + s.view(-1, 1, 1, 1) * eps
-    residuals = model.structure(z, t, both)
+    residuals = model.structure(z, t, both, style=True)
 
     def noises() -> tuple[torch.Tensor, torch.Tensor]:
         des, emb = model.predict_both(z, t, both, residuals=residuals)

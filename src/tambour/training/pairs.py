@@ -31,7 +31,8 @@ class EncodedPair:
         window: (height, width) of a crop, px; the whole size where nothing is cropped.
         places: (top, left) of the crops that may be drawn, px, multiples of the base's; the fullest one first.
         tile: the condition of ControlNet-Tile, (1, 3, H, W) in [0, 1], or None where it is not used.
-        stitches: (1, 1, H / f, W / f), how much an error counts there; None: the same everywhere.
+        keyed: the same with the design on a ground of no colour of its own, which the style's passes see; or None.
+        stitches: (1, 1, H / f, W / f), how much an error of theirs counts there; None: the same everywhere.
     """
 
     design: torch.Tensor
@@ -42,13 +43,14 @@ class EncodedPair:
     window: tuple[int, int]
     places: tuple[tuple[int, int], ...]
     tile: torch.Tensor | None = None
+    keyed: torch.Tensor | None = None
     stitches: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of pairs; every tensor has B rows. Latents (B, c, h, w), time_ids (B, 6), tile (B, 3, h f, w f) or None,
-    stitches (B, 1, h, w) or None."""
+    """Crops of pairs; every tensor has B rows. Latents (B, c, h, w), time_ids (B, 6), tile and keyed (B, 3, h f, w f)
+    or None, stitches (B, 1, h, w) or None."""
 
     design: torch.Tensor
     embroidery: torch.Tensor
@@ -56,6 +58,7 @@ class Batch:
     c_emb: Prompt
     time_ids: torch.Tensor
     tile: torch.Tensor | None = None
+    keyed: torch.Tensor | None = None
     stitches: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -83,16 +86,19 @@ def encode_pair(
     window = (min(recipe.crop or height, height), min(recipe.crop or width, width))
     multiple = base.pixel_multiple
     assert not any(side % multiple for side in (height, width, *window)), (height, width, window, multiple)
-    shown, tile, stitches = design, None, None
-    latents = base.encode_image(to_tensor(design))
+    latents, tile, keyed, stitches = base.encode_image(to_tensor(design)), None, None, None
+
+    def condition(shown: Image.Image) -> torch.Tensor:
+        picture = tile_condition(shown, recipe.training_kernel)
+        return (to_tensor(picture).to(base.device, base.dtype) + 1) / 2
+
+    if recipe.training.tile:
+        tile = condition(design)
     if recipe.stitches_alone:
         inside = find_regions(np.asarray(design)).labels > 0 if mask is None else np.asarray(mask.convert("L")) > 127
-        shown = key_ground(design, inside)
-        stitches = F.interpolate(torch.from_numpy(reach(inside))[None, None], latents.shape[2:], mode="area").to(
-            base.device
-        )
-    if recipe.training.tile:
-        tile = (to_tensor(tile_condition(shown, recipe.training_kernel)).to(base.device, base.dtype) + 1) / 2
+        within = torch.from_numpy(reach(inside)).to(base.device)
+        stitches = F.interpolate(within[None, None], latents.shape[2:], mode="area")
+        keyed = condition(key_ground(design, inside)) if recipe.training.tile else None
     return EncodedPair(
         design=latents,
         embroidery=base.encode_image(to_tensor(embroidery)),
@@ -102,6 +108,7 @@ def encode_pair(
         window=window,
         places=find_places(mask, (height, width), window, multiple),
         tile=tile,
+        keyed=keyed,
         stitches=stitches,
     )
 
@@ -141,6 +148,7 @@ def crop(base: Base, pair: EncodedPair, places: Sequence[tuple[int, int]]) -> Ba
         c_emb=pair.c_emb.expand(len(places)),
         time_ids=torch.cat([base.time_ids(height, width, place, pair.size) for place in places]),
         tile=None if pair.tile is None else cut(pair.tile, 1),
+        keyed=None if pair.keyed is None else cut(pair.keyed, 1),
         stitches=None if pair.stitches is None else cut(pair.stitches, f),
     )
 
@@ -172,5 +180,6 @@ def join(first: Batch, second: Batch) -> Batch:
         c_emb=prompts(first.c_emb, second.c_emb),
         time_ids=both(first.time_ids, second.time_ids),
         tile=None if first.tile is None else both(first.tile, second.tile),
+        keyed=None if first.keyed is None else both(first.keyed, second.keyed),
         stitches=None if first.stitches is None else both(first.stitches, second.stitches),
     )

@@ -47,7 +47,7 @@ class RoutedModel:
             style: False: c_des to every block. True: c_emb to the style blocks and c_des to all others.
             residuals: of `structure` for the same z and t, where several passes share them.
         """
-        residuals = residuals or self.structure(z, t, batch)
+        residuals = residuals or self.structure(z, t, batch, style=style)
         heard = dict.fromkeys(self.style_blocks, batch.c_emb) if style else None
         with structured(self.base.unet, residuals) if residuals else nullcontext():
             output = self.base.predict(z.to(self.base.dtype), t, batch.c_des, batch.time_ids, per_block=heard)
@@ -61,8 +61,10 @@ class RoutedModel:
             return tuple(self.predict(z, t, batch, style=style, residuals=residuals) for style in (False, True))
 
     @torch.no_grad()
-    def structure(self, z: torch.Tensor, t: torch.Tensor, batch: Batch) -> Residuals | None:
+    def structure(self, z: torch.Tensor, t: torch.Tensor, batch: Batch, *, style: bool) -> Residuals | None:
         """What ControlNet-Tile adds to the UNet for the crops' designs; None where the recipe does not use it.
+
+        With `style` it is shown the keyed designs, where there are any.
 
         It hears c_des, and no LoRA touches it, so one answer serves every pass at the same z and t.
         """
@@ -72,7 +74,7 @@ class RoutedModel:
             z.to(self.base.dtype),
             t,
             encoder_hidden_states=batch.c_des.embeds,
-            controlnet_cond=batch.tile,
+            controlnet_cond=batch.keyed if style and batch.keyed is not None else batch.tile,
             conditioning_scale=self.tile,
             added_cond_kwargs={"text_embeds": batch.c_des.pooled, "time_ids": batch.time_ids},
             return_dict=False,

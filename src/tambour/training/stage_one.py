@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -12,7 +13,14 @@ from tambour.training.pairs import EncodedPair, draw
 from tambour.training.routing import RoutedModel
 
 
-def stage_one(model: RoutedModel, reference: Sequence[EncodedPair], batch: int) -> list[Step]:
+def stage_one(
+    model: RoutedModel,
+    reference: Sequence[EncodedPair],
+    batch: int,
+    *,
+    designs: bool = True,
+    as_drawn: Callable[[], AbstractContextManager] = nullcontext,
+) -> list[Step]:
     """Both steps of an iteration. "Alternate every iteration" is read as: an iteration takes one, then the other.
 
     1. The design, c_des to every block: theta_a learns what is shown (L_des).
@@ -21,6 +29,8 @@ def stage_one(model: RoutedModel, reference: Sequence[EncodedPair], batch: int) 
     Args:
         reference: the pair, and where the recipe wants palettes its recoloured copies.
         batch: crops a step.
+        designs: False: without step 1.
+        as_drawn: open during step 2; `style_only` makes theta_e learn as it will draw, without the rest of theta_a.
     """
 
     def step_1(generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -31,4 +41,5 @@ def stage_one(model: RoutedModel, reference: Sequence[EncodedPair], batch: int) 
         crops = draw(model.base, reference, batch, generator)
         return {"L_emb": denoising(model, crops, generator, style=True).mean()}
 
-    return [Step("theta_a", step_1), Step("theta_e", step_2)]
+    first = [Step("theta_a", step_1)] if designs else []
+    return [*first, Step("theta_e", step_2, within=as_drawn)]

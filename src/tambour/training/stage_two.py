@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -14,13 +15,20 @@ from tambour.training.routing import RoutedModel
 
 
 def stage_two(
-    model: RoutedModel, reference: Sequence[EncodedPair], generated: Sequence[EncodedPair], settings: StageTwo
+    model: RoutedModel,
+    reference: Sequence[EncodedPair],
+    generated: Sequence[EncodedPair],
+    settings: StageTwo,
+    *,
+    as_drawn: Callable[[], AbstractContextManager] = nullcontext,
 ) -> list[Step]:
     """The three steps of an iteration, each on the reference pair and one generated pair, drawn anew.
 
     1. and 2. as in stage one, on both pairs. The release's weights of L_emb (1 on the reference, 0.1 on the generated
        pair) are not known to hold for L_des too; there both count 1, since a generated design is as true as any.
     3. theta_e learns L_con.
+
+    `as_drawn` is as in `stage_one`.
     """
     batch = settings.batch
 
@@ -43,8 +51,9 @@ def stage_two(
     def step_3(generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {"L_con": contrast(model, *pick(generator), generator, settings.temperature)}
 
+    weights = {"L_emb": settings.reference_weight, "L_emb generated": settings.generated_weight}
     return [
         Step("theta_a", step_1),
-        Step("theta_e", step_2, {"L_emb": settings.reference_weight, "L_emb generated": settings.generated_weight}),
+        Step("theta_e", step_2, weights, as_drawn),
         Step("theta_e", step_3, {"L_con": settings.contrastive_weight}),
     ]

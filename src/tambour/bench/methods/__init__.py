@@ -16,8 +16,8 @@ VERSION = 2  # raise it when a method draws other pictures than before: kept res
 
 METHODS: tuple[Method, ...] = (*ours.METHODS, *lora.METHODS, *pair.METHODS, *guided.METHODS, *classical.METHODS,
                                *bounds.METHODS)  # fmt: skip
-MAIN = ("ours", "ours-guide", "ours-photo", "no-stage-two", "dreambooth", "b-lora", "pair", "styleid", "analogies",
-        "transport", "renderer", "unstyled", "truth")  # fmt: skip
+MAIN = ("ours", "ours-guide", "ours-photo", "both-stages", "paper", "dreambooth", "b-lora", "pair", "styleid",
+        "analogies", "transport", "renderer", "unstyled", "truth")  # fmt: skip
 
 
 def pick(names: Sequence[str] | None) -> tuple[Method, ...]:

@@ -70,6 +70,25 @@ def _last(records: Iterator[Progress | Result]) -> Iterator[Progress]:
 # -- the methods ------------------------------------------------------------------------------------------------------
 
 
+def staged(recipe: Recipe) -> Recipe:
+    """A recipe with step 1 and stage two, as many updates as before; one that has both stays as it is."""
+    one, two = recipe.stage_one, recipe.stage_two
+    if one.designs and two.iterations:
+        return recipe
+    updates = (1 + one.designs) * one.iterations + 3 * two.iterations
+    later = max(1, round(0.2 * updates / 3))
+    one = replace(one, designs=True, iterations=max(1, (updates - 3 * later) // 2))
+    return replace(recipe, stage_one=one, stage_two=replace(two, iterations=later))
+
+
+def _first_stage(recipe: Recipe) -> Recipe:
+    """Both steps of stage one, with the updates that stage two would take."""
+    recipe = staged(recipe)
+    one, two = recipe.stage_one, recipe.stage_two
+    more = replace(one, iterations=one.iterations + 3 * two.iterations // 2)
+    return replace(recipe, stage_one=more, stage_two=replace(two, iterations=0))
+
+
 def _ablation(name: str, title: str, source: str, change: Callable[[Recipe], Recipe]) -> Method:
     def learn_less(task: Task) -> Iterator[Progress]:
         return (yield from learnt(task, change(task.recipe)))
@@ -108,14 +127,17 @@ METHODS = (
            drawn, _paper, imagined, missing=lambda base: "" if base.name == "mini" else "the recipe is the paper's"),
     _ablation("shown-whole", "without palettes and region", f"{PAPER}: the pair as it is, the LoRA everywhere",
               without_ours),
-    _ablation("no-stage-two", "without stage two", f"{PAPER}, section 3 alone",
-              lambda recipe: replace(recipe, stage_two=replace(recipe.stage_two, iterations=0))),
+    _ablation("by-similarity", "blocks by similarity", f"{PAPER}, section 2: five at least",
+              lambda recipe: replace(recipe, analysis=replace(recipe.analysis, blocks=(), fewest=5))),
+    _ablation("both-stages", "with step 1 and stage two", f"{PAPER}, sections 3 to 5, as many updates", staged),
+    _ablation("no-stage-two", "without stage two", f"{PAPER}, both steps of section 3 alone", _first_stage),
     Method("all-blocks", "without modulation", "ablation", f"{PAPER}: every block is a style block", drawn,
            _all_blocks, imagined),
     Method("two-blocks", "two blocks", "ablation", f"{PAPER}: the two blocks of lowest similarity", drawn,
            _two_blocks, imagined),
     _ablation("no-filters", "without filters", f"{PAPER}: every generated pair is kept, as in the authors' release",
-              lambda recipe: replace(recipe, complement=replace(recipe.complement, filters=False))),
-    _ablation("no-complement", "without complementary pairs", f"{PAPER}: the reference pair, at another place, stands "
-              "for the generated one", lambda recipe: replace(recipe, complement=replace(recipe.complement, count=0))),
+              lambda recipe: replace(staged(recipe), complement=replace(recipe.complement, filters=False))),
+    _ablation("no-complement", "without complementary pairs",
+              f"{PAPER}: the reference pair, at another place, stands for the generated one",
+              lambda recipe: replace(staged(recipe), complement=replace(recipe.complement, count=0))),
 )  # fmt: skip

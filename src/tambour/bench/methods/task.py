@@ -45,8 +45,9 @@ class Task:
 
     @property
     def updates(self) -> int:
-        """Gradient updates of ours, two an iteration of stage one, three of stage two; trained rivals have as many."""
-        return 2 * self.recipe.stage_one.iterations + 3 * self.recipe.stage_two.iterations
+        """Gradient updates of ours, one or two an iteration of stage one, three of stage two; rivals have as many."""
+        one = self.recipe.stage_one
+        return (1 + one.designs) * one.iterations + 3 * self.recipe.stage_two.iterations
 
     def inputs(self) -> tuple[Path, Path]:
         """Files of the embroidery and of its design, in the work folder."""
