@@ -7,6 +7,7 @@ stage      train UNet, text encoder and ControlNets for a while
 sheet      the evaluation page of a stage
 export     write the base folder
 words      train the prior, the small model that makes a design of words, and write it into the base folder
+wordsheet  forty prompts as the prior of a base folder draws them, and in a style
 all        these six, one after the other: mini from nothing
 gpu        corpus, decoder, one stage, sheet in one self-contained run of a few minutes; few and small files
 unpack     put the files of a gpu run into the work folder, to go on from them
@@ -27,7 +28,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 
-from tambour.pretrain import autoencoder, corpus, data, evaluate, model, prior, train
+from tambour.pretrain import autoencoder, corpus, data, evaluate, model, prior, train, words
+from tambour.style import read_style
 
 
 def main() -> None:
@@ -37,7 +39,20 @@ def main() -> None:
     )
     parser.add_argument(
         "step",
-        choices=("art", "corpus", "decoder", "stage", "sheet", "export", "words", "all", "gpu", "unpack", "adopt"),
+        choices=(
+            "art",
+            "corpus",
+            "decoder",
+            "stage",
+            "sheet",
+            "export",
+            "words",
+            "wordsheet",
+            "all",
+            "gpu",
+            "unpack",
+            "adopt",
+        ),
     )
     parser.add_argument("--work", type=Path, default=Path("pretrain-work"), help="folder of everything in between")
     parser.add_argument("--name", default="a", help="name of the stage")
@@ -176,10 +191,17 @@ def _words(args: argparse.Namespace) -> None:
     mean = None
     for step, loss, spent in prior.train(args.work, plan, torch.device(args.device)):
         mean = loss if mean is None else 0.98 * mean + 0.02 * loss
-        if step % 20 == 0:
+        if step % 10 == 0:
             print(f"words step {step}  loss {mean:.4f}  {spent:.0f}/{plan.seconds:.0f} s", flush=True)
     if args.out:
         prior.save_prior(args.work, args.out / "prior")
+
+
+def _wordsheet(args: argparse.Namespace) -> None:
+    began = time.monotonic()
+    for drawn, sheet in enumerate(prior.sheet(args.out, read_style(args.style), words.prompts())):
+        sheet.save(args.work / "words.png")
+        print(f"prompt {drawn + 1}  {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _all(args: argparse.Namespace) -> None:

@@ -13,16 +13,22 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tambour.base.prior import PATCH, SIDE, Patches, encode_text, predict
+from tambour.apply import Result, apply
+from tambour.base import load
+from tambour.base.prior import PATCH, SIDE, Patches, encode_text, load_prior, predict
+from tambour.images import contact_sheet, flatten
 from tambour.pretrain.data import precision
 from tambour.pretrain.model import SHARD, make_tokenizer, sampler, scheduler
 from tambour.pretrain.train import LONGEST_STEP, StagePlan, Training, draw_times, load_average
 from tambour.pretrain.vocabulary import COLOUR_SYNONYMS, COLOURS, OBJECTS
 from tambour.pretrain.words import HANDS, Designs, captions, read_designs
+from tambour.style import Style
+from tambour.words import design_of, read_prompt
 
 CODE = 96  # components kept of a patch's 256
 WHITENING = 0.5  # code = component / deviation ** WHITENING, as in mini's autoencoder
@@ -199,3 +205,15 @@ def save_prior(work: Path, folder: Path) -> None:
     colours = {name: [other for other, own in COLOUR_SYNONYMS.items() if own == name] for name in COLOURS}
     known = {"hands": HANDS, "colours": colours, "objects": {name: list(more) for name, (_, more) in OBJECTS.items()}}
     (folder / "words.json").write_text(json.dumps(known, indent=1) + "\n")
+
+
+def sheet(base: Path, style: Style, asked: list[str], size: int = 384, seed: int = 0) -> Iterator[Image.Image]:
+    """Every prompt as the prior's design on the style's fabric and as shown in the style. Yields the sheet so far."""
+    prior, loaded, pairs = load_prior(base / "prior"), load(base), []
+    for number, prompt in enumerate(asked):
+        design = design_of(prior, read_prompt(prompt, prior), seed + number, size)
+        shown = [one for one in apply(style, [design], base=loaded, seed=seed + number) if isinstance(one, Result)]
+        pairs.append((prompt, flatten(design, style.fabric), shown[0].image))
+        rows = [[one for pair in pairs[i : i + 4] for one in pair[1:]] for i in range(0, len(pairs), 4)]
+        labels = [",   ".join(pair[0] for pair in pairs[i : i + 4]) for i in range(0, len(pairs), 4)]
+        yield contact_sheet(rows, row_labels=labels, cell=160, gap=4)

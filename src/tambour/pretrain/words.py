@@ -122,6 +122,13 @@ def captions() -> Iterator[str]:
             yield from (caption(name, colour, hand) for hand in range(1, HANDS + 1))
 
 
+def prompts(count: int = 40, seed: int = 0) -> list[str]:
+    """What the prior is judged by: `count` objects by chance, none twice, under ten colours in turn."""
+    names = np.random.default_rng(seed).permutation(list(OBJECTS))[:count]
+    colours = list(COLOURS)[:10]
+    return [f"a {colours[i % 10]} {name}" for i, name in enumerate(names)]
+
+
 # --- the corpus ---------------------------------------------------------------------------------------------------
 
 PLAIN = 0.2  # share of designs in their own colours, of which the caption names none
