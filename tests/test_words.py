@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from test_apply import complete, finish
 from tambour.apply import apply, imagine
 from tambour.base import Base, generator, load
 from tambour.base.prior import SIDE, Patches, Prior, caption, draw, find_prior, load_prior
-from tambour.base.toy import make_toy_prior
+from tambour.base.toy import make_toy, make_toy_prior
 from tambour.config import Recipe, Sampling
 from tambour.errors import BaseModelError, InputError
 from tambour.images import rgb_to_lab
@@ -26,8 +28,6 @@ from tambour.words import Wish, crisp, design_of, read_prompt
 @pytest.fixture(scope="session")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a toy base that has a prior."""
-    from tambour.base.toy import make_toy
-
     folder = make_toy(tmp_path_factory.mktemp("spoken"))
     make_toy_prior(folder)
     return folder
@@ -154,14 +154,12 @@ def test_the_prior_leaves_the_fingerprint_alone_and_loads_only_when_asked(
     spoken: Path, toy: Path, style: Style, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load(spoken).fingerprint == load(toy).fingerprint
-    monkeypatch.setattr("tambour.apply.load_prior", lambda folder: pytest.fail("loaded without need"))
+    monkeypatch.setattr(sys.modules["tambour.apply"], "load_prior", lambda folder: pytest.fail("loaded without need"))
     base: Base = load(spoken)
     list(apply(style, [Image.new("RGB", (64, 64), "red")], base=base))
 
 
 def test_a_broken_prior_is_told(spoken: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(spoken / "prior", tmp_path / "prior")
     (tmp_path / "prior" / "patches.safetensors").write_bytes(b"none")
     with pytest.raises(BaseModelError, match="cannot be loaded"):

@@ -39,21 +39,9 @@ def main() -> None:
     )
     parser.add_argument(
         "step",
-        choices=(
-            "art",
-            "corpus",
-            "decoder",
-            "stage",
-            "sheet",
-            "export",
-            "words",
-            "wordsheet",
-            "all",
-            "gpu",
-            "unpack",
-            "adopt",
-        ),
-    )
+        choices=("art", "corpus", "decoder", "stage", "sheet", "export", "words", "wordsheet", "all", "gpu", "unpack",
+                 "adopt"),
+    )  # fmt: skip
     parser.add_argument("--work", type=Path, default=Path("pretrain-work"), help="folder of everything in between")
     parser.add_argument("--name", default="a", help="name of the stage")
     parser.add_argument("--start", help="name of the stage whose averaged weights to start from")
