@@ -22,6 +22,7 @@ from tambour.images import lab_to_rgb, rgb_to_lab
 from tambour.pair.flat import drop_specks, palette, vote
 
 COLOURS = 8  # of a design, at most
+_APART = 13.0  # Lab steps between two colours of a design, at least
 _SMALL = 0.0006  # of the picture's area: smaller spots of a colour are given up
 _SILENT = frozenset(  # words that change nothing, and of which nobody need be told
     ("a", "an", "the", "one", "my", "your", "our", "this", "that", "some", "of", "in", "on", "at", "with", "for", "and",
@@ -128,7 +129,11 @@ def crisp(drawing: np.ndarray, size: int) -> Image.Image:
 
 
 def _few(colours: np.ndarray, lab: np.ndarray) -> np.ndarray:
-    """At most `COLOURS` of a palette (K, 3): those that most of the pixels (N, 3) are nearest to."""
+    """At most `COLOURS` of a palette (K, 3), each far from the others: those that most pixels (N, 3) are nearest to."""
     nearest = ((lab[:, None] - colours) ** 2).sum(-1).argmin(1)
     counts = np.bincount(nearest, minlength=len(colours))
-    return colours[np.argsort(-counts, kind="stable")[:COLOURS]].astype(np.float32)
+    kept: list[np.ndarray] = []
+    for colour in colours[np.argsort(-counts, kind="stable")]:
+        if len(kept) < COLOURS and all(np.linalg.norm(colour - other) > _APART for other in kept):
+            kept.append(colour)
+    return np.float32(kept)

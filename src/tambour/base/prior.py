@@ -32,7 +32,10 @@ from tambour.errors import BaseModelError
 
 SIDE = 64  # px of a drawn design
 PATCH = 8  # px a side of what one position of the code holds
-STEPS, GUIDANCE = 30, 3.0
+STEPS, GUIDANCE = (
+    1,
+    1.5,
+)  # a caption with its hand asks for one drawing: the first prediction is it, more steps add grain
 
 
 class Patches(nn.Module):
