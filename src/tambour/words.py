@@ -116,6 +116,7 @@ def crisp(drawing: np.ndarray, size: int) -> Image.Image:
     if not inside.any():
         return Image.new("RGBA", (size, size))
     lab = rgb_to_lab((drawing[..., :3] / np.maximum(alpha, 0.05)[..., None]).clip(0, 1))
+    lab = _spread(lab, alpha > 0.8)
     colours = _few(palette(np.repeat(lab[inside], 4, 0)), lab[inside])
     large = cv2.resize(lab, (size, size), interpolation=cv2.INTER_CUBIC)
     costs = np.stack([((large - colour) ** 2).sum(-1) for colour in colours])
@@ -126,6 +127,17 @@ def crisp(drawing: np.ndarray, size: int) -> Image.Image:
     covered = drop_specks(covered.astype(int), _SMALL * size**2) > 0
     rgb = lab_to_rgb(colours[None])[0][labels]
     return Image.fromarray(np.dstack([rgb, np.where(covered, 255, 0).astype(np.uint8)]))
+
+
+def _spread(lab: np.ndarray, solid: np.ndarray) -> np.ndarray:
+    """Pixels that are not solid take the colour of the nearest that is: soft edges hold little colour."""
+    if solid.all() or not solid.any():
+        return lab
+    _, nearest = cv2.distanceTransformWithLabels((~solid).astype(np.uint8), cv2.DIST_L2, 5,
+                                                 labelType=cv2.DIST_LABEL_PIXEL)  # fmt: skip
+    table = np.zeros((nearest.max() + 1, 3), np.float32)
+    table[nearest[solid]] = lab[solid]
+    return table[nearest]
 
 
 def _few(colours: np.ndarray, lab: np.ndarray) -> np.ndarray:

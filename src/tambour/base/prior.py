@@ -1,11 +1,13 @@
-"""The prior of a base: a second, tiny diffusion model that draws small flat designs from words.
+"""The prior of a base: a second, tiny model that draws small flat designs from words.
 
 A base that is too small to draw objects from words still follows a design. So words become a design first: captions of
 the kind "a red cat" in, `SIDE` px RGBA with a few flat colours out, which `tambour.apply` then shows in the style.
 
 The model sees a design as 8 x 8 patches in a fixed linear code (their principal components). Its text encoder gives,
 besides what cross-attention hears and what joins the time embedding, a rough map that is laid under the noisy code:
-words say where things are in one product, and the UNet need not find it out from noise.
+words say where things are in one product, and the UNet need not find it out from noise. It is trained as a diffusion
+model of v. But a caption that also names the hand ("a red cat 2") asks for one drawing, so that the prediction from
+pure noise is that drawing already, softly; in so small a model, further steps add more grain than detail.
 
 A prior is the folder `prior/` of a base: `unet/` (diffusers), `text_encoder/`, `tokenizer/` (transformers),
 `scheduler/`, `patches.safetensors` (the code) and `words.json` (what it knows).
@@ -102,18 +104,15 @@ def predict(unet: UNet2DConditionModel, code: torch.Tensor, t: torch.Tensor, tex
 
 
 @torch.no_grad()
-def draw(
-    prior: Prior, told: str, dice: torch.Generator, *, steps: int = STEPS, guidance: float = GUIDANCE
-) -> np.ndarray:
+def draw(prior: Prior, told: str, dice: torch.Generator, steps: int = STEPS) -> np.ndarray:
     """Draw one caption from noise: (SIDE, SIDE, 4) float32 RGBA in [0, 1], alpha premultiplied."""
     sampler = type(prior.scheduler).from_config(prior.scheduler.config)
     sampler.set_timesteps(steps)
     side = SIDE // PATCH
     code = torch.randn(1, len(prior.patches.scale), side, side, generator=dice)
-    text = encode_text(prior.text, prior.tokenizer, [told, ""])
+    text = encode_text(prior.text, prior.tokenizer, [told])
     for t in sampler.timesteps:
-        heard, without = predict(prior.unet, code.repeat(2, 1, 1, 1), t, text).chunk(2)
-        code = sampler.step(without + guidance * (heard - without), t, code, return_dict=False)[0]
+        code = sampler.step(predict(prior.unet, code, t, text), t, code, return_dict=False)[0]
     return (prior.patches.decode(code)[0].permute(1, 2, 0).numpy() / 2 + 0.5).clip(0, 1)
 
 

@@ -175,7 +175,8 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _words(args: argparse.Namespace) -> None:
-    plan = train.StagePlan(seconds=args.seconds, **{"ema": 0.995, **args.plan})
+    usual = {"ema": 0.995, "last": 0.75, "early": 0.15, "drop_text": 0.05}  # it is asked from pure noise, and once
+    plan = train.StagePlan(seconds=args.seconds, **{**usual, **args.plan})
     mean = None
     for step, loss, spent in prior.train(args.work, plan, torch.device(args.device)):
         mean = loss if mean is None else 0.98 * mean + 0.02 * loss
