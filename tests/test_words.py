@@ -177,3 +177,13 @@ def test_mini_draws_a_red_heart_and_a_blue_star() -> None:
         assert 0.25 < inside.mean() < 0.85
         mean = rgb_to_lab(design[..., :3])[inside].mean(0)
         assert np.linalg.norm(mean - np.array(wanted)) < 25, words
+
+
+def test_imagine_on_mini_puts_the_object_on_bare_fabric() -> None:
+    base = load("mini", device="cpu")
+    style = complete(base, Sampling(size=128, steps=3, guidance_scale=1.0))
+    (one,) = finish(imagine(style, "a red heart", base=base, seed=1))
+    prior = load_prior(find_prior("mini"))
+    inside = np.asarray(design_of(prior, Wish("heart", "red", ()), 1, 128))[..., 3] > 0
+    redness = rgb_to_lab(np.asarray(one.image))[..., 1]
+    assert redness[inside].mean() > redness[~inside].mean() + 25
