@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="sheet: samples of every family")
     parser.add_argument("--steps", type=int, default=25, help="sheet: steps of the sampler")
     parser.add_argument("--guidance", type=float, default=2.0, help="sheet: guidance scale of the families' samples")
+    parser.add_argument("--style", type=Path, help="wordsheet: a style file of the base")
     parser.add_argument(
         "--out", type=Path, help="sheet, export, words, all, gpu: folder to write; unpack, adopt: to read"
     )

@@ -207,7 +207,7 @@ def save_prior(work: Path, folder: Path) -> None:
     (folder / "words.json").write_text(json.dumps(known, indent=1) + "\n")
 
 
-def sheet(base: Path, style: Style, asked: list[str], size: int = 384, seed: int = 0) -> Iterator[Image.Image]:
+def sheet(base: Path, style: Style, asked: list[str], size: int = 256, seed: int = 0) -> Iterator[Image.Image]:
     """Every prompt as the prior's design on the style's fabric and as shown in the style. Yields the sheet so far."""
     prior, loaded, pairs = load_prior(base / "prior"), load(base), []
     for number, prompt in enumerate(asked):
