@@ -12,8 +12,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "tambour"
 # From the top of the house to its foundation; a room imports only rooms below it.
 ORDER = (
-    "cli", "__init__", "customize", "apply", "training", "analysis", "pair", "style", "base", "stitch", "texture",
-    "images", "work", "progress", "config", "errors",
+    "cli", "__init__", "customize", "apply", "words", "training", "analysis", "pair", "style", "base", "stitch",
+    "texture", "images", "work", "progress", "config", "errors",
 )  # fmt: skip
 ASIDE = ("pretrain", "bench", "web")  # may import every room, but not each other, and no room imports them
 STARTED = ("bench",)  # but the command line starts these

@@ -19,6 +19,7 @@ from PIL import Image
 
 from tambour.base import Base, Prompt, generator, load
 from tambour.base.preflight import Plan, plan_apply
+from tambour.base.prior import Prior, find_prior, load_prior
 from tambour.base.sampling import sample, set_timesteps, windowed
 from tambour.base.structure import Structure, structure_of, told
 from tambour.config import Edges, Recipe, Sampling, recipe_from
@@ -38,9 +39,11 @@ from tambour.stitch.regions import find_regions
 from tambour.stitch.swatch import lay_swatch
 from tambour.style import Style, attached, check_base
 from tambour.texture import Scores, score
+from tambour.words import design_of, read_prompt
 
 EDGES = ("firm", "free")
 GUIDES = ("none", "stitches", "photo")
+WORDS = ("design", "direct")
 SIZES = (64, 4096)  # longer side, px
 _REACH = 7  # px: twice what is drawn anew beyond the edge of a design
 
@@ -134,7 +137,7 @@ def apply(
     for index in range(len(designs)):
         _open(designs, index, size, transparent)
 
-    weights = {kind: getattr(setting, kind) for kind in ("tile", "canny") if getattr(setting, kind) > 0}
+    weights = {kind: getattr(setting, kind) for kind in controlnets_of(recipe, edges)}
     plan = None
     if not isinstance(base, Base):
         pictures = len(designs) * samples
@@ -208,8 +211,11 @@ def imagine(
 ) -> Iterator[Progress | Result]:
     """Draw `n` pictures of `prompt` ("a yellow dog") in the style; the trigger words are added where they are missing.
 
+    Where the base has a prior and the recipe says so (`sampling.words`), the prior draws a flat design of the words
+    first, which is then shown in the style as `apply` does. Else the base draws straight from the words.
+
     Pictures are square, `size` px a side (rounded to what the base can draw); picture i has seed `seed` + i.
-    Errors as `apply`.
+    Errors as `apply`; and `InputError` where the prior knows no such object.
     """
     recipe = recipe or recipe_from(style.recipe)
     if not prompt.strip():
@@ -217,6 +223,10 @@ def imagine(
     if n < 1:
         raise InputError(f"n {n!r} is out of range.", "Draw at least one.")
     size = _size(size, recipe.sampling)
+    folder = prior_folder(base.name if isinstance(base, Base) else base or style.base, recipe)
+    if folder is not None:
+        yield from _imagine_designs(style, prompt, load_prior(folder), n, seed, size, base, recipe)
+        return
     plan = None
     if not isinstance(base, Base):
         plan = plan_apply(base or style.base, recipe, controlnets=(), size=size, pictures=n)
@@ -237,6 +247,42 @@ def imagine(
             pictures = yield from _told(drawing, "imagine", group[0] * steps, n * steps, len(group), place)
             for index, picture in zip(group, pictures.split(1), strict=True):
                 yield Result(to_image(picture), None, seed + index, index, guided=False)
+
+
+def prior_folder(base: str, recipe: Recipe) -> Path | None:
+    """Where the prior lies through which words are drawn; None: the base draws them itself."""
+    _one_of("words", recipe.sampling.words, WORDS)
+    return find_prior(base) if recipe.sampling.words == "design" else None
+
+
+def _imagine_designs(
+    style: Style, prompt: str, prior: Prior, n: int, seed: int, size: int, base: Base | str | None, recipe: Recipe
+) -> Iterator[Progress | Result]:
+    """`imagine` by way of designs: one after the other, so that none depends on its company."""
+    wish = read_prompt(prompt, prior)
+    told = f'drawn first as a design: "{wish}"'
+    if wish.unheard:
+        told += f"; not heard: {', '.join(wish.unheard)}"
+    kinds, plan = controlnets_of(recipe), None
+    if not isinstance(base, Base):
+        plan = plan_apply(base or style.base, recipe, controlnets=kinds, size=size, pictures=n)
+        yield Progress("plan", 1, 1, plan.summary())
+    base = _loaded(base, style, recipe, kinds, plan)
+    for index in range(n):
+        design = design_of(prior, wish, seed + index, size)
+        yield Progress("words", index + 1, n, told)
+        for record in apply(style, [design], base=base, size=size, seed=seed + index, recipe=recipe):
+            if isinstance(record, Result):
+                yield replace(record, design_index=index)
+            else:
+                done, total = index * record.total + record.step, n * record.total
+                yield Progress("imagine", done, total, f"picture {index + 1} of {n}")
+
+
+def controlnets_of(recipe: Recipe, edges: str = "firm") -> tuple[str, ...]:
+    """The ControlNets that designs are drawn under."""
+    setting: Edges = getattr(recipe.sampling, edges)
+    return tuple(kind for kind in ("tile", "canny") if getattr(setting, kind) > 0)
 
 
 # -- what is drawn from -------------------------------------------------------------------------------------------

@@ -127,9 +127,10 @@ def apply(
     settings = dict(size=size, strength=strength, edges=edges, guide=guide, samples=samples, transparent=transparent)
     settings |= dict(seed=seed, base=base, recipe=recipe, correct_colours=colours and colours == "design", draft=draft)
     if dry_run:
+        from tambour.apply import controlnets_of
+
         numbers = tambour.drawing_recipe(told, recipe, draft=draft)
-        edge = getattr(numbers.sampling, edges)
-        kinds = tuple(kind for kind in ("tile", "canny") if getattr(edge, kind) > 0)
+        kinds = controlnets_of(numbers, edges)
         takes = _apply_plan(base or told.base, numbers, controlnets=kinds, size=size, pictures=len(paths) * samples)
         _print_plan({"style": style, **settings, **takes, **dict(zip(map(str, paths), targets, strict=True))})
         return
@@ -161,27 +162,28 @@ def imagine(
 ) -> None:
     """Draw words in a style."""
     import tambour
+    from tambour.apply import controlnets_of, prior_folder
 
     told = tambour.inspect(style)
     if n < 1:
         raise InputError(f"-n {n} is out of range.", "Draw at least one.")
     targets = _targets(output, [f"{index + 1:02}" for index in range(n)])
     settings = dict(size=size, base=base, recipe=recipe)
+    numbers = tambour.drawing_recipe(told, recipe)
+    designed = prior_folder(base or told.base, numbers) is not None
     if dry_run:
-        takes = _apply_plan(
-            base or told.base, tambour.drawing_recipe(told, recipe), controlnets=(), size=size, pictures=n
-        )
-        _print_plan(
-            {"style": style, "prompt": prompt, "seed": seed, **settings, "pictures": n, "output": output, **takes}
-        )
+        kinds = controlnets_of(numbers) if designed else ()
+        takes = _apply_plan(base or told.base, numbers, controlnets=kinds, size=size, pictures=n)
+        how = "drawn first as a design" if designed else "drawn by the base itself"
+        facts = {"style": style, "prompt": prompt, "words": how, "seed": seed}
+        _print_plan({**facts, **settings, "pictures": n, "output": output, **takes})
         return
 
     def draw(done: int, progress: Callable) -> list[Result]:
         return tambour.imagine(told, prompt, n=n - done, seed=seed + done, **settings, progress=progress)
 
-    warning = tambour.drawing_recipe(told, recipe).sampling.warning
-    if warning:
-        _say(quiet, f"Note: {warning}")
+    if numbers.sampling.warning and not designed:
+        _say(quiet, f"Note: {numbers.sampling.warning}")
     _draw(draw, output, targets, [style], {"prompt": prompt, "seed": seed, **settings}, overwrite, quiet)
     _print_lines(targets)
 

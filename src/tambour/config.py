@@ -115,7 +115,9 @@ class Sampling:
     blur_kernel: int = 15  # Gaussian kernel of the tile condition, px at `size`
     canny_low: int = 100
     canny_high: int = 200
-    warning: str = ""  # told to who draws from words alone
+    words: str = "design"  # how words are drawn: "design", where the base has a prior, which makes a flat design of
+    # them first (ours); "direct", by the base itself (the paper)
+    warning: str = ""  # told to who draws from words alone, where the base does so itself
     guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper); "stitches", it drawn in the
     # stitch fitted to the reference; "photo", it covered with the reference's own stitches
     guide_strength: float = 0.6  # SDEdit strength when starting from a guide

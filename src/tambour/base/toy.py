@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,10 +11,12 @@ from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -66,6 +69,40 @@ def make_toy(folder: str | Path, seed: int = 0, *, shape: str = "mini", predicti
     return folder
 
 
+def make_toy_prior(folder: Path, seed: int = 0) -> None:
+    """Give a base folder a prior of random weights that knows five objects."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=6 + 2,
+            out_channels=6,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            attention_head_dim=2,
+            norm_num_groups=4,
+            cross_attention_dim=32,
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=32,
+        )
+        text = CLIPTextModelWithProjection(_text_config(32 + 2 * 8 * 8))
+        basis = torch.linalg.qr(torch.randn(256, 6))[0].T.reshape(6, 4, 8, 8).contiguous()
+    sampler = DPMSolverMultistepScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+    folder = folder / "prior"
+    with quiet():
+        unet.save_pretrained(folder / "unet")
+        text.save_pretrained(folder / "text_encoder")
+        toy_tokenizer().save_pretrained(folder / "tokenizer")
+        sampler.save_pretrained(folder / "scheduler")
+    code = {"basis": basis, "mean": torch.zeros(4, 8, 8), "scale": torch.ones(6)}
+    save_file(code, folder / "patches.safetensors")
+    objects = {"dog": ["puppy"], "bear": [], "polar bear": [], "star": [], "tangerine": ["orange"]}
+    colours = {"red": [], "orange": [], "blue": [], "purple": ["violet"]}
+    (folder / "words.json").write_text(json.dumps({"hands": 3, "colours": colours, "objects": objects}))
+
+
 def toy_tokenizer(length: int = 32) -> CLIPTokenizer:
     """A CLIP tokenizer that spells everything but a few words, `length` tokens long."""
     characters = "abcdefghijklmnopqrstuvwxyz0123456789[](){}.,:;!?'\"-_+*/&%#@=<>|"
@@ -82,7 +119,7 @@ def toy_tokenizer(length: int = 32) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), model_max_length=length)
 
 
-def _text_config() -> CLIPTextConfig:
+def _text_config(projection: int = 16) -> CLIPTextConfig:
     tokenizer = toy_tokenizer()
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -91,7 +128,7 @@ def _text_config() -> CLIPTextConfig:
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=tokenizer.model_max_length,
-        projection_dim=16,
+        projection_dim=projection,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -6,6 +6,8 @@ decoder    fit the PCA encoder, train the decoder
 stage      train UNet, text encoder and ControlNets for a while
 sheet      the evaluation page of a stage
 export     write the base folder
+words      train the prior, the small model that makes a design of words, and write it into the base folder
+wordsheet  forty prompts as the prior of a base folder draws them, and in a style
 all        these six, one after the other: mini from nothing
 gpu        corpus, decoder, one stage, sheet in one self-contained run of a few minutes; few and small files
 unpack     put the files of a gpu run into the work folder, to go on from them
@@ -26,7 +28,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 
-from tambour.pretrain import autoencoder, corpus, data, evaluate, model, train
+from tambour.pretrain import autoencoder, corpus, data, evaluate, model, prior, train, words
+from tambour.style import read_style
 
 
 def main() -> None:
@@ -35,8 +38,10 @@ def main() -> None:
         prog="python -m tambour.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "step", choices=("art", "corpus", "decoder", "stage", "sheet", "export", "all", "gpu", "unpack", "adopt")
-    )
+        "step",
+        choices=("art", "corpus", "decoder", "stage", "sheet", "export", "words", "wordsheet", "all", "gpu", "unpack",
+                 "adopt"),
+    )  # fmt: skip
     parser.add_argument("--work", type=Path, default=Path("pretrain-work"), help="folder of everything in between")
     parser.add_argument("--name", default="a", help="name of the stage")
     parser.add_argument("--start", help="name of the stage whose averaged weights to start from")
@@ -57,7 +62,10 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="sheet: samples of every family")
     parser.add_argument("--steps", type=int, default=25, help="sheet: steps of the sampler")
     parser.add_argument("--guidance", type=float, default=2.0, help="sheet: guidance scale of the families' samples")
-    parser.add_argument("--out", type=Path, help="sheet, export, all, gpu: folder to write; unpack, adopt: to read")
+    parser.add_argument("--style", type=Path, help="wordsheet: a style file of the base")
+    parser.add_argument(
+        "--out", type=Path, help="sheet, export, words, all, gpu: folder to write; unpack, adopt: to read"
+    )
     args = parser.parse_args()
     cv2.setNumThreads(1)
     globals()[f"_{args.step}"](args)
@@ -165,6 +173,25 @@ def _sheet(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     args.device = "cpu"
     model.save_base(_load(args), _vae(args), args.out)
+
+
+def _words(args: argparse.Namespace) -> None:
+    usual = {"ema": 0.995, "last": 0.75, "early": 0.15, "drop_text": 0.05}  # it is asked from pure noise, and once
+    plan = train.StagePlan(seconds=args.seconds, **{**usual, **args.plan})
+    mean = None
+    for step, loss, spent in prior.train(args.work, plan, torch.device(args.device)):
+        mean = loss if mean is None else 0.98 * mean + 0.02 * loss
+        if step % 10 == 0:
+            print(f"words step {step}  loss {mean:.4f}  {spent:.0f}/{plan.seconds:.0f} s", flush=True)
+    if args.out:
+        prior.save_prior(args.work, args.out / "prior")
+
+
+def _wordsheet(args: argparse.Namespace) -> None:
+    began = time.monotonic()
+    for drawn, sheet in enumerate(prior.sheet(args.out, read_style(args.style), words.prompts())):
+        sheet.save(args.work / "words.png")
+        print(f"prompt {drawn + 1}  {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _all(args: argparse.Namespace) -> None:

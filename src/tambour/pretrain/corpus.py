@@ -83,21 +83,31 @@ def _member(archive: Path, name: str) -> bytes:
         return tar.extractfile(f"package/{name}").read()
 
 
-def read_art(folder: Path) -> list[Art]:
-    """All drawings of things from the packages in `folder`, in a fixed order."""
-    found: list[Art] = []
+def read_icons(folder: Path) -> Iterator[tuple[dict[str, list[str]], dict[str, str]]]:
+    """Of every package in `folder`, in a fixed order: its categories, each with names; and name -> SVG text.
+
+    Drawings of over 20,000 characters are left out.
+    """
     for package in SOURCES:
         archive = sorted(folder.glob(f"{package.strip('@').replace('/', '-')}-*.tgz"))[-1]
         icons = json.loads(_member(archive, "icons.json"))
-        wanted = json.loads(_member(archive, "metadata.json"))["categories"]
         side = icons["width"]
-        for name in sorted({n for c in CATEGORIES for n in wanted.get(c, ())}):
-            icon = icons["icons"].get(name)
-            if icon is None or _TWINS.search(name) or len(icon["body"]) > 20_000:
-                continue
+        drawings = {}
+        for name, icon in icons["icons"].items():
             width, height = icon.get("width", side), icon.get("height", side)
-            frame = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
-            found.append(Art(name.replace("-", " "), svg=frame))
+            if len(icon["body"]) <= 20_000:
+                frame = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+                drawings[name] = frame
+        yield json.loads(_member(archive, "metadata.json"))["categories"], drawings
+
+
+def read_art(folder: Path) -> list[Art]:
+    """All drawings of things from the packages in `folder`, in a fixed order."""
+    found: list[Art] = []
+    for categories, drawings in read_icons(folder):
+        for name in sorted({n for c in CATEGORIES for n in categories.get(c, ())}):
+            if name in drawings and not _TWINS.search(name):
+                found.append(Art(name.replace("-", " "), svg=drawings[name]))
     fonts = []
     for package in FONTS:
         archive = sorted(folder.glob(f"{package.strip('@').replace('/', '-')}-*.tgz"))[-1]

@@ -82,6 +82,17 @@ def with_conditions(batch: Batch, plan: StagePlan, rng: np.random.Generator) -> 
     )
 
 
+def draw_times(count: int, plan: StagePlan, rng: np.random.Generator, steps: int) -> torch.Tensor:
+    """Timesteps (count,) in [0, steps): logit-normal and stratified; the plan's shares early and at the very last."""
+    z = (rng.permutation(count) + rng.random(count)) / count
+    normal = torch.special.ndtri(torch.from_numpy(z).clamp(1e-4, 1 - 1e-4))
+    share = torch.sigmoid(plan.time_mean + plan.time_std * normal)
+    early = torch.from_numpy(rng.permutation(count) < plan.early * count)
+    share = torch.where(early, 0.8 + 0.2 * torch.from_numpy(rng.random(count)), share)
+    last = torch.from_numpy(rng.permutation(count) < plan.last * count)
+    return torch.where(last, steps - 1, (share * steps).long()).clamp(0, steps - 1)
+
+
 def loss_of(
     networks: Networks, batch: Batch, plan: StagePlan, rng: np.random.Generator, alphas: torch.Tensor
 ) -> torch.Tensor:
@@ -91,13 +102,7 @@ def loss_of(
     Much noise keeps some weight: there the condition alone says the colour, and later steps believe what they find.
     """
     device, n = alphas.device, len(batch.captions)
-    z = (rng.permutation(n) + rng.random(n)) / n  # stratified
-    normal = torch.special.ndtri(torch.from_numpy(z).clamp(1e-4, 1 - 1e-4))
-    share = torch.sigmoid(plan.time_mean + plan.time_std * normal)
-    early = torch.from_numpy(rng.permutation(n) < plan.early * n)
-    share = torch.where(early, 0.8 + 0.2 * torch.from_numpy(rng.random(n)), share)
-    last = torch.from_numpy(rng.permutation(n) < plan.last * n)
-    t = torch.where(last, len(alphas) - 1, (share * len(alphas)).long()).clamp(0, len(alphas) - 1).to(device)
+    t = draw_times(n, plan, rng, len(alphas)).to(device)
     latents = batch.latents
     dice = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     noise = torch.randn(latents.shape, generator=dice, device=device)
