@@ -39,7 +39,9 @@ app = typer.Typer(
 Photo = Annotated[Path, typer.Argument(help="Photo of an embroidery.", show_default=False)]
 StyleFile = Annotated[Path, typer.Argument(metavar="STYLE", help="Style file made by `learn`.", show_default=False)]
 Out = Annotated[Path, typer.Option("-o", "--output", help="File to write; a folder for several.", show_default=False)]
-Own = Annotated[Path | None, typer.Option("--design", help="Your own flat design of the photo, in place of ours.")]
+Own = Annotated[
+    Path | None, typer.Option("--design", help="Your own flat design of the photo; or canny, outline: its edges.")
+]
 Describe = Annotated[str | None, typer.Option("--describe", help='What the photo shows: "red fox". Not heard by mini.')]
 BaseName = Annotated[str, typer.Option("--base", help="Base model: mini, sdxl, a folder or a .safetensors.")]
 StyleBase = Annotated[str | None, typer.Option("--base", help="Base model, where it is not where `learn` found it.")]

@@ -29,6 +29,7 @@ from tambour.images import (
     to_image,
     to_tensor,
 )
+from tambour.pair.edges import edge_map
 from tambour.pair.flat import make_design
 from tambour.progress import Progress
 
@@ -106,12 +107,15 @@ def generate(
         shown = [words[i] for i in some]
         if settings.source == "text":
             embroideries = imagine(base, recipe, shown, size, dice)
-            designs = [make_design(embroidery).design for embroidery in embroideries]
+            flat = recipe.design == "flat"
+            designs = [make_design(e).design if flat else edge_map(e, recipe) for e in embroideries]
         else:
             svgs = [
                 recolour(drawings[plan[i][1]], plan[i][0], settings.colours, d) for i, d in zip(some, dice, strict=True)
             ]
             designs = [on_ground(svg, size, fabric) for svg in svgs]
+            if recipe.design != "flat":
+                designs = [edge_map(design, recipe) for design in designs]
             embroideries = embroider(base, recipe, shown, designs, dice)
         for i, *pictures in zip(some, designs, embroideries, strict=True):
             for picture, path in zip(pictures, paths[i], strict=True):

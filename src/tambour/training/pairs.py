@@ -12,7 +12,7 @@ from PIL import Image
 
 from tambour.base import Base, Prompt
 from tambour.config import Recipe
-from tambour.images import tile_condition, to_tensor
+from tambour.images import canny_condition, tile_condition, to_tensor
 
 _WORTH = 0.5  # crops are drawn where the window holds at least this share of the stitches of the fullest window
 
@@ -28,6 +28,7 @@ class EncodedPair:
         window: (height, width) of a crop, px; the whole size where nothing is cropped.
         places: (top, left) of the crops that may be drawn, px, multiples of the base's; the fullest one first.
         tile: the condition of ControlNet-Tile, (1, 3, H, W) in [0, 1], or None where it is not used.
+        condition: the kind of ControlNet that `tile` is for; "canny" where the design is an edge map.
     """
 
     design: torch.Tensor
@@ -38,11 +39,15 @@ class EncodedPair:
     window: tuple[int, int]
     places: tuple[tuple[int, int], ...]
     tile: torch.Tensor | None = None
+    condition: str = "tile"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of pairs; every tensor has B rows. Latents (B, c, h, w), time_ids (B, 6), tile (B, 3, h f, w f) or None."""
+    """Crops of pairs; every tensor has B rows. Latents (B, c, h, w), time_ids (B, 6), tile (B, 3, h f, w f) or None.
+
+    `condition`: see `EncodedPair`.
+    """
 
     design: torch.Tensor
     embroidery: torch.Tensor
@@ -50,6 +55,7 @@ class Batch:
     c_emb: Prompt
     time_ids: torch.Tensor
     tile: torch.Tensor | None = None
+    condition: str = "tile"
 
     def __len__(self) -> int:
         return len(self.design)
@@ -77,7 +83,12 @@ def encode_pair(
     assert not any(side % multiple for side in (height, width, *window)), (height, width, window, multiple)
     tile = None
     if recipe.training.tile:
-        tile = (to_tensor(tile_condition(design, recipe.training_kernel)).to(base.device, base.dtype) + 1) / 2
+        sampling = recipe.sampling
+        if recipe.heard == "tile":
+            told = tile_condition(design, recipe.training_kernel)
+        else:
+            told = canny_condition(design, sampling.canny_low, sampling.canny_high)
+        tile = (to_tensor(told).to(base.device, base.dtype) + 1) / 2
     return EncodedPair(
         design=base.encode_image(to_tensor(design)),
         embroidery=base.encode_image(to_tensor(embroidery)),
@@ -87,6 +98,7 @@ def encode_pair(
         window=window,
         places=find_places(mask, (height, width), window, multiple),
         tile=tile,
+        condition=recipe.heard or "tile",
     )
 
 
@@ -125,6 +137,7 @@ def crop(base: Base, pair: EncodedPair, places: Sequence[tuple[int, int]]) -> Ba
         c_emb=pair.c_emb.expand(len(places)),
         time_ids=torch.cat([base.time_ids(height, width, place, pair.size) for place in places]),
         tile=None if pair.tile is None else cut(pair.tile, 1),
+        condition=pair.condition,
     )
 
 
@@ -150,4 +163,5 @@ def join(first: Batch, second: Batch) -> Batch:
         c_emb=prompts(first.c_emb, second.c_emb),
         time_ids=both(first.time_ids, second.time_ids),
         tile=None if first.tile is None else both(first.tile, second.tile),
+        condition=first.condition,
     )
