@@ -343,6 +343,10 @@ def bench_run(
     split: Annotated[
         Literal["development", "test"], typer.Option("--split", help="Tune on development, tell test.")
     ] = "test",
+    domain: Annotated[
+        Literal["embroidery", "artistic", "sketch", "appearance"],
+        typer.Option("--domain", help="The paper's other domains have cases and a recipe of their own."),
+    ] = "embroidery",
     methods: Annotated[str | None, typer.Option("--methods", help="By comma. [default: all]")] = None,
     styles: Annotated[str | None, typer.Option("--styles", help="By comma. [default: all of the split]")] = None,
     designs: Annotated[str | None, typer.Option("--designs", help="By comma. [default: all of the split]")] = None,
@@ -364,7 +368,9 @@ def bench_run(
     from tambour.bench.methods import MAIN
     from tambour.bench.run import REDUCED, Plan, run
 
-    plan = replace(REDUCED, methods=MAIN) if reduced else Plan(split=split)
+    if domain != "embroidery" and (reduced or photos is not None):
+        raise InputError("--reduced and --photos are for embroidery.", "Name --styles, --designs and --budget.")
+    plan = replace(REDUCED, methods=MAIN) if reduced else Plan(split=split, domain=domain)
     asked = dict(methods=_names(methods), styles=_names(styles), designs=_names(designs), seeds=seeds, budget=budget)
     asked |= dict(folder=photos and str(photos), recipe=recipe)
     plan = replace(plan, base=base, text=text, **{name: value for name, value in asked.items() if value is not None})

@@ -1,6 +1,6 @@
 """Painted looks that the base has never seen: oil, stipple, mosaic. Flat art in, a picture of it out; NumPy and OpenCV.
 
-The pretraining draws pencil, watercolour and halftone; these three are in none of its pictures. Lengths in px at 512 px.
+The pretraining draws pencil, watercolour and halftone; these three are in none of its pictures. Lengths in px.
 """
 
 from __future__ import annotations

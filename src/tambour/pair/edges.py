@@ -1,4 +1,4 @@
-"""Picture -> its edge map, the A of pairs whose colours are style (method, section 7: sketch colorization, appearance)."""
+"""Picture -> its edge map: the A of pairs whose colours are style (method, section 7)."""
 
 from __future__ import annotations
 
