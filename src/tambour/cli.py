@@ -45,7 +45,9 @@ Own = Annotated[
 Describe = Annotated[str | None, typer.Option("--describe", help='What the photo shows: "red fox". Not heard by mini.')]
 BaseName = Annotated[str, typer.Option("--base", help="Base model: mini, sdxl, a folder or a .safetensors.")]
 StyleBase = Annotated[str | None, typer.Option("--base", help="Base model, where it is not where `learn` found it.")]
-RecipeFile = Annotated[str | None, typer.Option("--recipe", help="Numbers of the run: a .toml file, mini or sdxl.")]
+RecipeFile = Annotated[
+    str | None, typer.Option("--recipe", help="Numbers of the run: a .toml file, mini, sdxl, mini-sketch ...")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")]
 Size = Annotated[int | None, typer.Option("--size", help="Longer side of the result, px.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -596,7 +598,7 @@ def _told(record: Progress) -> str:
 def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool, **wanted) -> dict:
     """What `learn` would do, in the order it does it; refuses what `learn` would refuse at once."""
     from tambour.base.preflight import plan_learn
-    from tambour.customize import controlnets, numbers
+    from tambour.customize import controlnets, numbers, structure
     from tambour.images import open_image
     from tambour.work import check_targets, work_folder
 
@@ -606,14 +608,14 @@ def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool,
     source, base = wanted["recipe"], wanted["base"]
     if source is None:
         source = base if base in ("mini", "sdxl") else None
-    recipe = numbers(source, base)
+    own, recipe = structure(wanted["design"], numbers(source, base))
     controls, drawn = controlnets(recipe, report is not None), report is not None
     takes = plan_learn(base, recipe, controlnets=controls, report=drawn, free_precision=wanted["recipe"] is None)
     scale = recipe.working_size(*picture.size) / max(picture.size)
     return {
         "photo": f"{photo}, {picture.width} x {picture.height} px, "
         f"taken at {picture.width * scale:.0f} x {picture.height * scale:.0f} px",
-        "design": wanted["design"] or "made from the photo",
+        "design": own or ("made from the photo" if recipe.design == "flat" else f"the photo's edges ({recipe.design})"),
         "description": wanted["describe"] or "made from the photo",
         "base": base,
         "recipe": source or "the paper's",

@@ -89,7 +89,7 @@ def learn(
         BaseModelError: the base cannot be loaded, does not fit into the memory or lacks what the recipe needs.
     """
     own, recipe = recipe is not None, numbers(recipe, base)
-    design, recipe = _structure(design, recipe)
+    design, recipe = structure(design, recipe)
     inputs = {"photo": fingerprint(photo), "design": design and fingerprint(design)}
     if stitch is not None:
         default_stitch(stitch)
@@ -180,7 +180,7 @@ def analyse(
 
     Yields progress. Returns a `BlockChoice`.
     """
-    design, recipe = _structure(design, numbers(recipe, base))
+    design, recipe = structure(design, numbers(recipe, base))
     base = _base(base, recipe, (recipe.heard,) if recipe.heard else ())
     pair = yield from prepare(photo, design, recipe, base)
     words = _words(base, pair, describe, recipe)
@@ -346,7 +346,7 @@ def numbers(recipe: Recipe | str | Path | None, base: str | Path | Base) -> Reci
     return read_recipe(name) if name in _BUNDLED else Recipe(base=name)
 
 
-def _structure(design: str | Path | None, recipe: Recipe) -> tuple[str | Path | None, Recipe]:
+def structure(design: str | Path | None, recipe: Recipe) -> tuple[str | Path | None, Recipe]:
     """The design's file, if it is one, and the recipe, which knows the edge map that is wanted in its place."""
     if str(design) not in EDGE_MAPS:
         return design, recipe
@@ -379,4 +379,4 @@ def _base(base: str | Path | Base, recipe: Recipe, controls: Sequence[str], plan
     return base
 
 
-__all__ = ["analyse", "controlnets", "learn", "numbers"]
+__all__ = ["analyse", "controlnets", "learn", "numbers", "structure"]
