@@ -191,8 +191,9 @@ def repainted(design: Image.Image, palette: Sequence[Colour]) -> Image.Image:
 def pairing(case: LookCase, designs: Sequence[str]) -> Pairing:
     """A case with its pair and those of its targets that are named.
 
-    The pair's design is what the reference shows, in its own colours; targets keep the bundled designs' colours. Where
-    the recipe draws from edges, both become edge maps before any method sees them.
+    The pair's design is what the reference shows, in its own colours. Targets keep the bundled designs' colours, but for
+    sketches, which are those of the coloured truth. Where the recipe draws from edges, both become edge maps before
+    any method sees them.
     """
     reference = truth(case, case.reference)
     painted = not case.stitch
@@ -203,7 +204,8 @@ def pairing(case: LookCase, designs: Sequence[str]) -> Pairing:
     targets = []
     for name in designs:
         drawn = truth(case, name)
-        targets.append(Target(name, seen(cases.design(name)), drawn.image, drawn.mask))
+        own = repainted(cases.design(name), case.palette if case.domain == "sketch" else ())
+        targets.append(Target(name, seen(own), drawn.image, drawn.mask))
     return Pairing(
         name=case.name,
         split=case.split,
