@@ -191,9 +191,9 @@ def repainted(design: Image.Image, palette: Sequence[Colour]) -> Image.Image:
 def pairing(case: LookCase, designs: Sequence[str]) -> Pairing:
     """A case with its pair and those of its targets that are named.
 
-    The pair's design is what the reference shows, in its own colours. Targets keep the bundled designs' colours, but for
-    sketches, which are those of the coloured truth. Where the recipe draws from edges, both become edge maps before
-    any method sees them.
+    The pair's design is what the reference shows, in its own colours. Targets keep the bundled designs' colours; in
+    sketch colorization they have the truth's. Where the recipe draws from edges, both become edge maps before any
+    method sees them.
     """
     reference = truth(case, case.reference)
     painted = not case.stitch
