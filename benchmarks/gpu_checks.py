@@ -109,8 +109,8 @@ class Checks:
         curves: dict[str, list[float]] = {}
         with self.lora() as adapter, tempfile.TemporaryDirectory() as folder:
             for name, steps, numbers in (
-                ("one", stage_one(model, self.pairs[0], 1), Stage(self.iterations)),
-                ("two", stage_two(model, self.pairs[0], self.pairs[1:], two), two),
+                ("one", stage_one(model, self.pairs[:1], 1), Stage(self.iterations)),
+                ("two", stage_two(model, self.pairs[:1], self.pairs[1:], two), two),
             ):
                 if only not in (None, name):
                     continue

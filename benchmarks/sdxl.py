@@ -1,10 +1,11 @@
 """Training, sampling and memory at SDXL's full size, beside the plain loop, in one run. Weights are random.
 
-    python benchmarks/sdxl.py [--size toy] [--sections one,two] [--seconds 540] [--out FOLDER]
+    python benchmarks/sdxl.py [--size toy|mini] [--sections one,two] [--seconds 540] [--out FOLDER]
 
 Networks are built from SDXL's public configurations, with random weights, on the device: speed and memory are those of
-the real model, pictures are not. `--size toy` takes the same path in seconds on a CPU. Sections run in order of worth;
-what is measured is printed and written to FOLDER/sdxl.json at once, and no new work begins after `--seconds`.
+the real model, pictures are not. `--size toy` takes the same path in seconds on a CPU; `--size mini` takes the bundled
+base instead, on crops of 128 px in single rows. Sections run in order of worth; what is measured is printed and written
+to FOLDER/sdxl.json at once, and no new work begins after `--seconds`.
 
 The plain loop encodes pictures and prompts anew in every step and keeps the UNet in float32 under autocast, as common
 LoRA training scripts do. It sees the same draws, so that its losses can be compared.
@@ -38,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tambour.analysis.similarity import compare
-from tambour.base import Base, Prompt, generator
+from tambour.base import Base, Prompt, generator, load
 from tambour.base.quantize import quantize
 from tambour.base.quiet import quiet
 from tambour.base.sampling import Condition, finished, sample
@@ -59,7 +60,6 @@ STYLE_BLOCKS = (  # the paper's four
     "up_blocks.0.attentions.1",
     "up_blocks.0.attentions.2",
 )
-ITERATIONS = {"one": 400, "two": 200}  # the paper's
 GOALS = {
     "learn, seconds": 120.0,
     "share of the matrix rate": 0.4,
@@ -85,6 +85,9 @@ class Size:
     text: tuple[dict, dict]
     groups: int
     rank: int
+    tokens: int = 77
+    iterations: tuple[int, int] = (400, 200)  # of both stages in a whole `learn`; the paper's
+    inversion: int = 50  # steps of an inversion
 
 
 def _text(width: int, layers: int, heads: int, projection: int, act: str, words: int = 49408) -> dict:
@@ -123,13 +126,16 @@ SIZES = {
         rank=2,
     ),
 }
+SIZES["mini"] = dataclasses.replace(SIZES["toy"], pixels=128, matrix=1024, rank=16, tokens=32, inversion=20)
 
 
 # -- the base ---------------------------------------------------------------------------------------------------------
 
 
 def build(size: Size, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Base:
-    """SDXL with two ControlNets, of random weights, made where it is used."""
+    """SDXL with two ControlNets, of random weights, made where it is used; or mini as it is bundled."""
+    if size is SIZES["mini"]:
+        return load("mini", device=device, dtype=str(dtype).removeprefix("torch."), controlnets=("tile", "canny"))
     before = torch.get_default_dtype()
     with quiet(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
@@ -199,7 +205,7 @@ def build(size: Size, device: torch.device, dtype: torch.dtype, seed: int = 0) -
 
 @dataclass(frozen=True)
 class Source:
-    """A pair before it is encoded: pictures (1, 3, H, W) in [-1, 1], tokens (1, 77)."""
+    """A pair before it is encoded: pictures (1, 3, H, W) in [-1, 1], tokens (1, T)."""
 
     design: torch.Tensor
     embroidery: torch.Tensor
@@ -207,14 +213,14 @@ class Source:
     emb: torch.Tensor
 
     @classmethod
-    def random(cls, size: Size, device: torch.device, seed: int) -> Source:
+    def random(cls, size: Size, base: Base, seed: int) -> Source:
         dice = generator(seed, "pair")
         pictures = [2 * torch.rand(1, 3, size.pixels, size.pixels, generator=dice) - 1 for _ in range(2)]
-        words = size.text[0]["vocab_size"]
-        tokens = [torch.randint(2, words - 2, (1, 77), generator=dice) for _ in range(2)]
+        words = base.text_encoder_2.config
+        tokens = [torch.randint(2, words.vocab_size - 2, (1, size.tokens), generator=dice) for _ in range(2)]
         for row in tokens:
-            row[:, 0], row[:, -1] = words - 2, words - 1
-        return cls(*(value.to(device) for value in (*pictures, *tokens)))
+            row[:, 0], row[:, -1] = words.bos_token_id, words.eos_token_id
+        return cls(*(value.to(base.device) for value in (*pictures, *tokens)))
 
     @torch.no_grad()
     def encoded(self, base: Base) -> EncodedPair:
@@ -227,11 +233,10 @@ class Source:
 
 @torch.no_grad()
 def encode_tokens(base: Base, tokens: torch.Tensor) -> Prompt:
-    """Both encoders' last but one layer and the second one's pooled text, as SDXL's pipeline takes them."""
-    first = base.text_encoder(tokens, output_hidden_states=True)
-    second = base.text_encoder_2(tokens, output_hidden_states=True)
-    embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
-    return Prompt(embeds, second.text_embeds)
+    """Every encoder's last but one layer and the last one's pooled text, as SDXL's pipeline takes them."""
+    encoders = [net for net in (base.text_encoder, base.text_encoder_2) if net is not None]
+    answers = [net(tokens, output_hidden_states=True) for net in encoders]
+    return Prompt(torch.cat([answer.hidden_states[-2] for answer in answers], -1), answers[-1].text_embeds)
 
 
 # -- training: ours and the plain loop --------------------------------------------------------------------------------
@@ -251,7 +256,7 @@ def plain_steps(which: str, model: RoutedModel, sources: Sequence[Source], autoc
     def batches(generator: torch.Generator):
         if which == "two":
             torch.randint(1, (), generator=generator)  # which generated pair
-        return [draw(base, source.encoded(base), 1, generator) for source in sources]
+        return [draw(base, [source.encoded(base)], 1, generator) for source in sources]
 
     def denoise(generator: torch.Generator, style: bool) -> dict[str, torch.Tensor]:
         name = "L_emb" if style else "L_des"
@@ -305,7 +310,7 @@ class Bench:
         self.machine |= {"size": options.size, "pixels": self.size.pixels, "precision": precision}
         began = time.monotonic()
         self.base = build(self.size, self.device, self.dtype)
-        self.sources = [Source.random(self.size, self.device, seed) for seed in (0, 1)]
+        self.sources = [Source.random(self.size, self.base, seed) for seed in (0, 1)]
         self.wait()
         count = sum(p.numel() for p in self.base.unet.parameters())
         self.tell("build", seconds=time.monotonic() - began, unet_parameters=count)
@@ -377,8 +382,8 @@ class Bench:
 
     def steps(self, which: str) -> list[Step]:
         if which == "one":
-            return stage_one(self.model(), self.pairs[0], 1)
-        return stage_two(self.model(), self.pairs[0], self.pairs[1:], StageTwo())
+            return stage_one(self.model(), self.pairs[:1], 1)
+        return stage_two(self.model(), self.pairs[:1], self.pairs[1:], StageTwo())
 
     @contextlib.contextmanager
     def lora(self, base: Base | None = None) -> Iterator[Adapter]:
@@ -569,7 +574,8 @@ class Bench:
             pass
         self.wait()
         row = (time.perf_counter() - began) / (analysis.steps * 2)  # a picture's inversion step
-        rows = {"blocks": 50 * 2, "filter 1": 25 * (10 + 3), "filter 2": 50 * (5 + 2)}  # 50 steps, batches of 1 + 4
+        steps = self.size.inversion
+        rows = {"blocks": steps * 2, "filter 1": steps // 2 * (10 + 3), "filter 2": steps * (5 + 2)}  # batches of 1 + 4
         parts = {name: count * row for name, count in rows.items()}
 
         pipeline, count = self.base.text_pipeline(), 4
@@ -589,22 +595,28 @@ class Bench:
         self.wait()
         parts["complement"] = 10 * 30 / count * (time.perf_counter() - began)
         parts["encode"] = self.results["encode two pairs"]["seconds"] * 2
-        for which, iterations in ITERATIONS.items():
+        counts = dict(zip(("one", "two"), self.size.iterations, strict=True))
+        for which, iterations in counts.items():
             told = self.results.get(f"ours {which}")
             if told is None:
                 return
             parts[f"stage {which}"] = told["seconds"] * iterations
             writes = 1 + int(parts[f"stage {which}"] // 15)  # checkpoint_seconds
             parts[f"checkpoints {which}"] = writes * (told["checkpoint"] or 0.0)
-        self.tell("learn, projected", seconds=sum(parts.values()), **parts)
+        told = {"seconds": sum(parts.values())}
+        plain = [self.results.get(f"plain {which}") for which in counts]
+        if all(plain):
+            slower = sum((p["plain / ours"] - 1) * parts[f"stage {w}"] for w, p in zip(counts, plain, strict=True))
+            told["plain / ours"] = 1 + slower / told["seconds"]
+        self.tell("learn, projected", **told, **parts)
 
-        wanted = sum(parts[f"stage {which}"] + parts[f"checkpoints {which}"] for which in ITERATIONS)
+        wanted = sum(parts[f"stage {which}"] + parts[f"checkpoints {which}"] for which in counts)
         if self.left() < 1.1 * wanted + 10:
             print(f"{'':11}learn is not measured: {wanted:.0f} s are needed", flush=True)
             return
         began = time.perf_counter()
         with self.lora() as adapter:
-            for which, iterations in ITERATIONS.items():
+            for which, iterations in counts.items():
                 told = self.trained(which, adapter, self.steps(which), iterations)
                 if told["iterations"] < iterations:
                     return
@@ -620,8 +632,10 @@ class Bench:
         self.wait()
         self.tell("quantize", seconds=time.perf_counter() - began)
         self.base = dataclasses.replace(before, offloaded=True)
-        for net in (self.base.vae, self.base.text_encoder, self.base.text_encoder_2, *self.base.controlnets.values()):
-            net.to("cpu")
+        idle = (self.base.vae, self.base.text_encoder, self.base.text_encoder_2, *self.base.controlnets.values())
+        for net in idle:
+            if net is not None:
+                net.to("cpu")
         self.base.unet.enable_gradient_checkpointing()
         for which in ("one", "two"):
             if self.left() < 0:

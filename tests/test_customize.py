@@ -288,8 +288,9 @@ def test_small_crops_get_one_thread(toy_base):
         side = 48 * toy_base.vae_factor
         with few_threads(toy_base, (side, side)):
             assert torch.get_num_threads() == 1
-        with few_threads(toy_base, (2 * side, side)):
-            assert torch.get_num_threads() == 2
+        for window, rows in (((2 * side, side), 1), ((side, side), 2)):
+            with few_threads(toy_base, window, rows):
+                assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -98,7 +98,9 @@ def base(toy):
 def test_a_recipe_holds_only_what_differs_from_the_one_it_extends(tmp_path):
     mini, artistic, sketch, appearance = (read_recipe(n) for n in ("mini", *(f"mini-{d}" for d in domains.DOMAINS)))
     assert not artistic.sampling.firm.correct_colours and mini.sampling.firm.correct_colours
-    assert replace(artistic, sampling=mini.sampling) == mini
+    same = replace(artistic, sampling=mini.sampling, training=mini.training, stitches_alone=mini.stitches_alone)
+    assert same == mini
+    assert not any(r.stitches_alone or r.training.palettes for r in (artistic, sketch, appearance))
     for recipe, design in ((sketch, "canny"), (appearance, "outline")):
         assert (recipe.design, recipe.heard) == (design, "canny")
         for edges in (recipe.sampling.firm, recipe.sampling.free):
@@ -172,7 +174,7 @@ def test_training_hears_the_canny_of_an_edge_map(base):
     pair = encode_pair(base, edges, _disc(), "design", recipe)
     assert pair.condition == "canny" and set(pair.tile.unique().tolist()) == {0.0, 1.0}
     model = RoutedModel(base, tuple(base.attention_blocks), recipe.training.tile, recipe.training.loss)
-    batch = draw(base, pair, 2, torch.Generator().manual_seed(0))
+    batch = draw(base, [pair], 2, torch.Generator().manual_seed(0))
     heard = []
     handle = base.controlnets["canny"].register_forward_hook(lambda *_: heard.append("canny"))
     other = base.controlnets["tile"].register_forward_hook(lambda *_: heard.append("tile"))

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from tambour.apply import Result, apply
-from tambour.base import Base, generator, load
+from tambour.base import Base, base_only, generator, load
 from tambour.config import Edges, Lora, Recipe, Sampling, Stage, StageTwo, Training, recipe_values
 from tambour.style import Style
 from tambour.training import losses, routing
-from tambour.training.adapter import adapted, base_only, updating
+from tambour.training.adapter import adapted, updating
 from tambour.training.loop import train
 from tambour.training.losses import contrast, denoising
 from tambour.training.pairs import crop, encode_pair, join
@@ -189,8 +189,8 @@ def trained(base: Base, folder) -> dict[str, list[float]]:
     folder.mkdir()
     with adapted(base, LATE, LORA, generator(0, "lora")) as adapter:
         for name, steps, numbers in (
-            ("one", stage_one(model, ref, 1), Stage(2, 1e-3)),
-            ("two", stage_two(model, ref, [gen], two), two),
+            ("one", stage_one(model, [ref], 1), Stage(2, 1e-3)),
+            ("two", stage_two(model, [ref], [gen], two), two),
         ):
             heard: dict[str, list[float]] = {}
             list(train(name, adapter, steps, numbers, seed=0, checkpoint=folder / name, every_seconds=60, curves=heard))

@@ -11,10 +11,10 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from PIL import Image
 from torch import nn
 
-from tambour.base import generator, load
+from tambour.base import base_only, generator, load
 from tambour.config import Lora, Recipe, Stage, StageTwo, Training
 from tambour.errors import BaseModelError, TambourError
-from tambour.training.adapter import NAME, adapted, base_only, style_only, targets, updating
+from tambour.training.adapter import NAME, adapted, style_only, targets, updating
 from tambour.training.loop import Step, train
 from tambour.training.losses import (
     contrast,
@@ -117,7 +117,9 @@ def test_contrastive_loss_is_best_for_equal_styles_unlike_all_content():
 def test_contrast_uses_the_designs_the_base_and_routing(base, prediction, monkeypatch):
     """The loss from a model and batches equals the equation on predictions made by hand, without any hook of ours."""
     monkeypatch.setattr(type(base), "prediction_type", prediction)
-    ref, gen = (draw(base, encoded(base, seed=s, words=w), 1, generator(0, "x")) for s, w in ((0, "dog"), (7, "star")))
+    ref, gen = (
+        draw(base, [encoded(base, seed=s, words=w)], 1, generator(0, "x")) for s, w in ((0, "dog"), (7, "star"))
+    )
     model = RoutedModel(base, STYLE_BLOCKS)
     with adapted(base, STYLE_BLOCKS, LORA, generator(0, "lora")) as adapter, torch.no_grad():
         randomise(adapter)
@@ -152,7 +154,7 @@ def test_timesteps_without_signal_or_noise_are_never_drawn(base, monkeypatch):
 
 @pytest.mark.parametrize("style", [False, True])
 def test_which_block_hears_which_prompt(base, style):
-    batch = draw(base, encoded(base), 2, generator(0, "x"))
+    batch = draw(base, [encoded(base)], 2, generator(0, "x"))
     model = RoutedModel(base, STYLE_BLOCKS)
     heard, pooled, handles = {}, [], []
     for name, module in base.unet.named_modules():
@@ -180,7 +182,7 @@ def test_which_block_hears_which_prompt(base, style):
 
 
 def test_the_tile_condition_acts_and_leaves_no_trace(base):
-    batch = draw(base, encoded(base, training=Training(tile=1.0)), 1, generator(0, "x"))
+    batch = draw(base, [encoded(base, training=Training(tile=1.0))], 1, generator(0, "x"))
     t = torch.tensor([500])
     with torch.no_grad():
         with_tile = RoutedModel(base, STYLE_BLOCKS, tile=1.0).predict(batch.design, t, batch, style=False)
@@ -257,7 +259,7 @@ def test_an_unmatched_target_raises(toy_base):
 
 
 def test_the_lora_starts_without_effect_from_its_own_generator(base):
-    batch = draw(base, encoded(base), 1, generator(0, "x"))
+    batch = draw(base, [encoded(base)], 1, generator(0, "x"))
     model, t = RoutedModel(base, STYLE_BLOCKS), torch.tensor([300])
     state = torch.get_rng_state()
     with torch.no_grad():
@@ -271,7 +273,7 @@ def test_the_lora_starts_without_effect_from_its_own_generator(base):
 
 
 def test_parts_of_the_lora_can_be_switched_off(base):
-    batch = draw(base, encoded(base), 1, generator(0, "x"))
+    batch = draw(base, [encoded(base)], 1, generator(0, "x"))
     model, t = RoutedModel(base, STYLE_BLOCKS), torch.tensor([300])
 
     def predict():
@@ -319,7 +321,7 @@ def test_crops_are_aligned_and_say_where_they_are(base):
 def test_the_whole_picture_is_one_crop(base):
     pair = encoded(base, size=(64, 48))
     assert pair.places == ((0, 0),)
-    batch = draw(base, pair, 1, generator(0, "x"))
+    batch = draw(base, [pair], 1, generator(0, "x"))
     assert torch.equal(batch.design, pair.design)
     assert batch.time_ids.tolist() == [[48, 64, 0, 0, 48, 64]]
 
@@ -349,10 +351,10 @@ def run(base, folder, *, iterations, stop=None, stage="one", seed=3):
     curves = {}
     with adapted(base, STYLE_BLOCKS, LORA, generator(seed, "lora")) as adapter:
         if stage == "one":
-            steps, numbers = stage_one(model, ref, 1), Stage(iterations, 1e-2)
+            steps, numbers = stage_one(model, [ref], 1), Stage(iterations, 1e-2)
         else:
             numbers = StageTwo(iterations, 1e-2, contrastive_weight=0.5)
-            steps = stage_two(model, ref, gens, numbers)
+            steps = stage_two(model, [ref], gens, numbers)
         records = train(
             f"stage {stage}",
             adapter,
@@ -392,7 +394,7 @@ def test_step_two_updates_theta_e_only_and_step_one_all(base, tmp_path):
     for number, expected in ((0, "theta_a"), (1, "theta_e")):
         with adapted(base, STYLE_BLOCKS, LORA, generator(0, "lora")) as adapter:
             before = {key: value.detach().clone() for key, value in adapter.theta_a.items()}
-            step = stage_one(model, pair, 2)[number]
+            step = stage_one(model, [pair], 2)[number]
             list(
                 train(
                     "one",
@@ -458,12 +460,12 @@ def test_training_learns_the_pair(base, tmp_path):
 
     def losses():
         with torch.no_grad():
-            batch = draw(base, pair, 8, generator(0, "batch"))
+            batch = draw(base, [pair], 8, generator(0, "batch"))
             return [float(denoising(model, batch, generator(1, "t"), style=style).mean()) for style in (False, True)]
 
     with adapted(base, STYLE_BLOCKS, LORA, generator(0, "lora")) as adapter:
         before = losses()
-        list(go(adapter, stage_one(model, pair, 1), Stage(12, 2e-2), tmp_path / "s"))
+        list(go(adapter, stage_one(model, [pair], 1), Stage(12, 2e-2), tmp_path / "s"))
         after = losses()
     assert after[0] < before[0]
     assert after[1] < before[1]

@@ -8,7 +8,7 @@ within rounding where they are drawn in batches.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,17 +19,16 @@ from PIL import Image
 
 from tambour.base import Base, Prompt, generator, load
 from tambour.base.preflight import Plan, plan_apply
-from tambour.base.sampling import Condition, sample, set_timesteps, windowed
+from tambour.base.sampling import sample, set_timesteps, windowed
+from tambour.base.structure import Structure, structure_of, told
 from tambour.config import Edges, Recipe, Sampling, recipe_from
 from tambour.errors import InputError, StyleError
 from tambour.images import (
-    canny_condition,
     correct_colours,
     fit,
     flatten,
     open_image,
     pad,
-    tile_condition,
     to_image,
     to_tensor,
 )
@@ -150,6 +149,7 @@ def apply(
     total = len(designs) * samples * steps
     words = recipe.prompts.style.format("design")
     constant = _guidance(base, words, recipe) | {"strength": strength}
+    plain = base.encode_prompt([recipe.prompts.design.format("design")])
     statistics = np.asarray(style.statistics, np.float32)
 
     def prepared() -> Iterator[_Job]:
@@ -162,9 +162,10 @@ def apply(
             inside = find_regions(np.asarray(fitted)).labels > 0
             start = _stitched(fitted, inside, style, seed, guide) if guided else flat
             kept = _bare(inside) if guided else None
-            conditions = _conditions(base, flat, weights, sampling, size)
+            kernel = _kernel(base, flat, sampling, size)
+            structure = structure_of(flat, inside, weights, kernel, recipe)
             for number in range(samples):
-                yield _Job(index, number, fitted, inside, frame, flat, start, conditions, kept)
+                yield _Job(index, number, fitted, inside, frame, flat, start, structure, kept)
 
     best: Result | None = None
     done = 0
@@ -176,10 +177,7 @@ def apply(
                 size=jobs[0].flat.size[::-1],
                 generators=[generator(seed + job.sample, "apply") for job in jobs],
                 start=torch.cat([to_tensor(job.start) for job in jobs]),
-                conditions={
-                    kind: Condition(torch.cat([job.conditions[kind] for job in jobs]), scale)
-                    for kind, scale in weights.items()
-                },
+                **told([job.structure for job in jobs], weights, plain, recipe),
                 kept=torch.cat([job.kept for job in jobs]) if guided else None,
                 **constant,
             )
@@ -330,19 +328,12 @@ def _bare(inside: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(away)[None, None]
 
 
-def _conditions(
-    base: Base, flat: Image.Image, kinds: Iterable[str], sampling: Sampling, size: int
-) -> dict[str, torch.Tensor]:
-    """Condition pictures (1, 3, H, W) in [0, 1] by kind.
+def _kernel(base: Base, flat: Image.Image, sampling: Sampling, size: int) -> int:
+    """Kernel of the tile condition's blur, px.
 
-    The blur is given at the recipe's size and scales with the picture; where it is drawn in windows, with the windows.
+    It is given at the recipe's size and scales with the picture; where that is drawn in windows, with the windows.
     """
-    kernel = round(sampling.blur_kernel * (base.native if windowed(base, flat.size) else size) / sampling.size)
-    make = {
-        "tile": lambda: tile_condition(flat, kernel),
-        "canny": lambda: canny_condition(flat, sampling.canny_low, sampling.canny_high),
-    }
-    return {kind: (to_tensor(make[kind]()) + 1) / 2 for kind in kinds}
+    return round(sampling.blur_kernel * (base.native if windowed(base, flat.size) else size) / sampling.size)
 
 
 def _steps_left(base: Base, steps: int, strength: float) -> int:
@@ -362,7 +353,7 @@ class _Job:
         fitted: the design at its size, padded; `frame` is where it lies in it.
         inside: (H, W) bool, where it is stitched.
         flat, start: it on the fabric, and what the run starts from.
-        conditions: by kind (1, 3, H, W).
+        structure: what the ControlNets are shown.
         kept: (1, 1, H, W), 1 where the start stays as it is; None where nothing has to.
     """
 
@@ -373,7 +364,7 @@ class _Job:
     frame: tuple[int, int, int, int]
     flat: Image.Image
     start: Image.Image
-    conditions: Mapping[str, torch.Tensor]
+    structure: Structure
     kept: torch.Tensor | None
 
 

@@ -48,6 +48,7 @@ class Training:
 
     tile: float = 0.0  # scale of ControlNet-Tile, fed with the design, in every pass (our option; the paper: none);
     # where the design is an edge map, of ControlNet-Canny
+    palettes: int = 0  # recoloured copies of the pair that training sees too: colour is content (our option)
     loss: str = "noise"  # squared errors of the noise (the paper), or of the base's own "output": v or x0 (our option)
     gradient_checkpointing: bool = False  # less memory, a third more time
     checkpoint_seconds: float = 15.0  # at most this much work is lost when the run is killed
@@ -109,6 +110,7 @@ class Sampling:
     guidance_scale: float = 7.0
     control_every: int = 1  # ControlNets are asked in every n-th step; above 1 an approximation
     lora_scale: float = 1.0
+    style_guidance: float = 1.0  # with `stitches_alone`: how far the style moves the base's prediction (ours)
     blur_kernel: int = 15  # Gaussian kernel of the tile condition, px at `size`
     canny_low: int = 100
     canny_high: int = 200
@@ -131,6 +133,8 @@ class Recipe:
     enlarge: bool = True  # a smaller reference too; False: only a larger one, so that stitches keep their size
     crop: int = 0  # side of random training crops (and of the analysed window) at that resolution, px; 0: all of it
     batch: int = 1  # crops an update of stage one
+    stitches_alone: bool = False  # learn and draw the style where there are stitches alone: its passes see the design
+    # on a ground it cannot be confused with, errors count inside, and the base alone draws the ground (ours)
     precision: str = "float32"  # of the frozen base: float32, bfloat16, float16 or int8 (least memory); LoRA: float32
     prompts: Prompts = field(default_factory=Prompts)
     lora: Lora = field(default_factory=Lora)
@@ -242,15 +246,17 @@ def recipe_from(values: dict) -> Recipe:
 def on_edges(recipe: Recipe, design: str) -> Recipe:
     """The recipe for pairs whose A is an edge map ("canny" or "outline"; method, section 7).
 
-    Of a recipe for flat designs, what needs their colours is taken back: no tile condition, no colour correction, no
-    guide; drawn from pure noise under Canny at full scale. A recipe for edge maps keeps its numbers.
+    Of a recipe for flat designs, what needs their colours or areas is taken back: no tile condition, no colour
+    correction, no guide, no palettes, stitches everywhere; drawn from pure noise under Canny at full scale. A recipe
+    for edge maps keeps its numbers.
     """
     if recipe.design != "flat":
         return replace(recipe, design=design)
     sampling = recipe.sampling
     edges = Edges(tile=0.0, canny=1.0, strength=1.0, correct_colours=False)
-    sampling = replace(sampling, guide="none", firm=edges, free=edges)
-    return replace(recipe, design=design, sampling=sampling)
+    sampling = replace(sampling, guide="none", style_guidance=1.0, firm=edges, free=edges)
+    training = replace(recipe.training, palettes=0)
+    return replace(recipe, design=design, stitches_alone=False, training=training, sampling=sampling)
 
 
 def recipe_values(recipe: Recipe) -> dict:

@@ -20,7 +20,7 @@ from PIL import Image
 from tambour.analysis.blocks import BlockChoice, check_blocks
 from tambour.analysis.similarity import compare
 from tambour.apply import Result, apply
-from tambour.base import Base, generator, load
+from tambour.base import Base, base_only, generator, load
 from tambour.base.preflight import Plan, plan_learn, settled
 from tambour.config import Recipe, on_edges, read_recipe, recipe_values
 from tambour.errors import BaseModelError, InputError
@@ -33,10 +33,11 @@ from tambour.stitch.fit import fit_stitch
 from tambour.stitch.swatch import cut_swatch
 from tambour.style import Style
 from tambour.texture import texture_statistics
-from tambour.training.adapter import Adapter, adapted, base_only, style_only
+from tambour.training.adapter import Adapter, adapted, style_only
 from tambour.training.complement import bundled_designs, choose, draw_svg, embroider, generate, on_ground
 from tambour.training.loop import train
 from tambour.training.pairs import EncodedPair, crop, encode_pair
+from tambour.training.palettes import recoloured
 from tambour.training.reference import fabric_colour, name_colours, prepare
 from tambour.training.report import Report, to_toml
 from tambour.training.routing import RoutedModel
@@ -111,7 +112,10 @@ def learn(
     pair = yield from prepare(photo, design, recipe, base, folder=work / "pair")
     fabric, words = fabric_colour(pair), _words(base, pair, describe, recipe)
     base.check_controlnets(controls)
-    reference = encode_pair(base, pair.design, pair.embroidery, words, recipe, pair.mask)
+    views = [
+        encode_pair(base, p.design, p.embroidery, words, recipe, pair.mask) for p in _views(pair, fabric, recipe, seed)
+    ]
+    reference = views[0]
     clock.lap("pair")
     choice = yield from _analysed(base, recipe, reference, named, work / "blocks.json")
     clock.lap("blocks")
@@ -122,13 +126,14 @@ def learn(
     losses: dict[str, dict[str, list[float]]] = {"stage one": {}, "stage two": {}}
     model = RoutedModel(base, choice.chosen, recipe.training.tile, recipe.training.loss)
     lora = adapted(base, choice.chosen, recipe.lora, generator(seed, "lora"))
-    with few_threads(base, reference.window), lora as adapter:
+    with lora as adapter:
 
-        def stage(name: str, steps, numbers) -> Iterator[Progress]:
-            """Train one stage; at half time and at the end a sample is drawn for the report."""
+        def stage(name: str, steps, numbers, rows: int) -> Iterator[Progress]:
+            """Train one stage, `rows` crops a pass; at half time and at the end a sample is drawn for the report."""
             state = work / f"{name.replace(' ', '-')}.safetensors"
             common = dict(seed=seed, every_seconds=recipe.training.checkpoint_seconds, curves=losses[name])
-            with unet_alone(base, recipe.heard) as everything:
+            alone = unet_alone(base, recipe.heard)
+            with few_threads(base, reference.window, rows), alone as everything:
                 for record in train(name, adapter, steps, numbers, checkpoint=state, **common):
                     yield record
                     if told and record.step in (numbers.iterations // 2, numbers.iterations):
@@ -138,14 +143,15 @@ def learn(
                         told.curves(losses)
             clock.lap(name)
 
-        yield from stage("stage one", stage_one(model, reference, recipe.batch), recipe.stage_one)
+        yield from stage("stage one", stage_one(model, views, recipe.batch), recipe.stage_one, recipe.batch)
         if recipe.stage_two.iterations:
             together = plan.batch if plan else 1
             common = (base, recipe, adapter, reference, words, fabric, seed, work, told, together)
-            generated = yield from _complement(*common)
+            with few_threads(base, reference.window):
+                generated = yield from _complement(*common)
             clock.lap("complement")
-            steps = stage_two(model, reference, generated, recipe.stage_two)
-            yield from stage("stage two", steps, recipe.stage_two)
+            steps = stage_two(model, views, generated, recipe.stage_two)
+            yield from stage("stage two", steps, recipe.stage_two, 2 * recipe.stage_two.batch)
         tensors = adapter.style_tensors()
 
     yield Progress("style", 0, 1, "reading the stitches")
@@ -200,6 +206,12 @@ def _words(base: Base, pair: Pair, describe: str | None, recipe: Recipe) -> str:
     if missing(describe) > 0:
         raise InputError(f"The description {describe!r} is too long by {missing(describe)} tokens.", "Say it shorter.")
     return describe
+
+
+def _views(pair: Pair, fabric: tuple[int, int, int], recipe: Recipe, seed: int) -> list[Pair]:
+    """The pair, and where the recipe wants palettes its recoloured copies."""
+    dice = np.random.default_rng([seed, recipe.training.palettes])
+    return [pair, *(recoloured(pair, fabric, dice) for _ in range(recipe.training.palettes))]
 
 
 # -- blocks, generated pairs ------------------------------------------------------------------------------------------

@@ -278,6 +278,31 @@ def correct_colours(result: Image.Image, design: Image.Image) -> Image.Image:
     return Image.fromarray(lab_to_rgb(lab))
 
 
+_KEYS = ((255, 0, 255), (0, 255, 0), (255, 0, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (0, 0, 0), (255, 255, 255),
+         (128, 128, 128), (120, 60, 20))  # fmt: skip
+REACH = 4  # px beyond its design that a stitch and its shadow may lie
+
+
+def key_ground(design: Image.Image, inside: np.ndarray) -> Image.Image:
+    """A flat design on a ground of a colour far from all of its own, RGB: nothing in it can be taken for bare fabric.
+
+    Args:
+        inside: (H, W) bool, where there are stitches.
+    """
+    rgb, best = np.asarray(design.convert("RGB")), 0
+    if inside.any():
+        own = rgb_to_lab(rgb[inside][:: max(1, int(inside.sum()) // 4000)][None])[0]  # (N, 3)
+        keys = rgb_to_lab(np.array([_KEYS], np.uint8))[0]
+        apart = np.linalg.norm(own[None] - keys[:, None], axis=2)  # (keys, N)
+        best = int(np.quantile(apart, 0.01, axis=1).argmax())
+    return Image.fromarray(np.where(inside[..., None], rgb, np.uint8(_KEYS[best])))
+
+
+def reach(inside: np.ndarray) -> np.ndarray:
+    """Where stitches may be, (H, W) float32 of 0 and 1: `inside` (H, W) bool and `REACH` px around it."""
+    return cv2.dilate(inside.astype(np.float32), np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8))
+
+
 def tile_condition(image: Image.Image, kernel: int = 15) -> Image.Image:
     """Gaussian-blurred RGB picture for ControlNet-Tile; `kernel` px (odd; an even one is raised by one; 0, 1: none)."""
     if kernel < 0:

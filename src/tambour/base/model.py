@@ -21,6 +21,7 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from tambour.base.quiet import quiet
@@ -353,3 +354,16 @@ def _hearing(block: Transformer2DModel, embeds: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def base_only(unet: nn.Module) -> Iterator[None]:
+    """While open, the UNet predicts as theta_0 alone. Which parameters want gradients is not changed."""
+    wants = [(parameter, parameter.requires_grad) for name, parameter in unet.named_parameters() if ".lora_" in name]
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
+        for parameter, wanted in wants:
+            parameter.requires_grad_(wanted)

@@ -502,7 +502,7 @@ def _learn_work(model: Model, recipe: Recipe, checkpointing: bool) -> float:
 def _sampling_work(model: Model, recipe: Recipe, side: int) -> float:
     """Operations of drawing one picture under the structure conditions."""
     sampling, (latent, windows) = recipe.sampling, _window(model, side)
-    rows = 2 if sampling.guidance_scale > 1 else 1
+    rows = (2 if sampling.guidance_scale > 1 else 1) * (2 if recipe.stitches_alone else 1)
     nets = 1 + 0.5 * len(model.controlnets)
     return rows * nets * windows * sampling.steps * pass_work(model.unet, latent, latent)
 

@@ -7,7 +7,8 @@ It computes what diffusers' SDXL pipelines compute (tests compare), as an iterab
 - a picture far larger than the base's native size is drawn in overlapping windows of that size, whose predictions are
   averaged in every step (MultiDiffusion, Bar-Tal et al. 2023). So the base sees what it was trained on, and stitches
   keep their size in px;
-- parts of the picture can be kept as they were, noised to every step's level (as in diffusers' inpainting).
+- parts of the picture can be kept as they were, noised to every step's level (as in diffusers' inpainting);
+- a LoRA can be held to a part of the picture: the base alone draws the rest.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import inspect
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
-from tambour.base.model import UNION, UNION_MODES, Base, Prompt
+from tambour.base.model import UNION, UNION_MODES, Base, Prompt, base_only
 from tambour.base.sharing import Memory, remembered
 from tambour.base.tiles import blended, places
 
@@ -40,6 +42,26 @@ class Condition:
 
     image: torch.Tensor
     scale: float
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What the base is asked without its LoRA, for all that lies outside of a region (ours; not in the paper).
+
+    With e the base's prediction and e_style that with the LoRA, each under its own prompt and conditions, a step takes
+    e + scale inside (e_style - e): style guidance (Jones et al. 2024, section 3.3), held to the region.
+
+    Attributes:
+        prompt: of batch 1 or B.
+        conditions: by kind of ControlNet; the kinds and scales of the LoRA's own.
+        inside: (B or 1, 1, H, W) in [0, 1], where the LoRA counts.
+        scale: of its difference; 1: inside, the LoRA's prediction as it is.
+    """
+
+    prompt: Prompt
+    conditions: Mapping[str, Condition]
+    inside: torch.Tensor
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,7 @@ def sample(
     guidance_scale: float = 1.0,
     control_every: int = 1,
     kept: torch.Tensor | None = None,
+    outside: Outside | None = None,
 ) -> Generator[int, None, torch.Tensor]:
     """Draw a batch of pictures, one for each of the generators. Yields the number of steps done.
 
@@ -104,6 +127,7 @@ def sample(
         control_every: ask the ControlNets in every n-th step only, and use that answer until then: faster, an
             approximation. 1: in every step.
         kept: (B or 1, 1, H, W) in [0, 1]: 1 where `start` stays as it is; None: nowhere.
+        outside: holds the LoRA that is on the base to a region; None: it draws everything.
 
     Returns: (B, 3, H, W) in [-1, 1].
 
@@ -112,7 +136,8 @@ def sample(
     """
     conditions = conditions or {}
     base.check_controlnets(tuple(conditions))
-    text = Guided.of(prompt, negative, guidance_scale, len(generators))
+    batch = len(generators)
+    text = Guided.of(prompt, negative, guidance_scale, batch)
     sampler = base.sampler()
     timesteps = set_timesteps(base, sampler, steps, strength if start is not None else 1.0)
     clean, noise = _first(base, start, size, generators)
@@ -121,12 +146,16 @@ def sample(
         latents = sampler.add_noise(clean, noise, timesteps[:1].repeat(len(generators)))
     if kept is not None:
         kept = F.interpolate(kept.to(base.device, base.dtype), latents.shape[2:], mode="area")
-    windows = _windows(base, size, conditions, text, len(generators))
+    windows = _windows(base, size, conditions, text, batch)
+    if outside is not None:
+        bare = Guided.of(outside.prompt, negative, guidance_scale, batch)
+        bare_windows = _windows(base, size, outside.conditions, bare, batch)
+        inside = F.interpolate(outside.inside.to(base.device, base.dtype), latents.shape[2:], mode="area")
     f = base.vae_factor
     whole, cut = (size[0] // f, size[1] // f), windows[0].latents
     embeddings = [net.controlnet_cond_embedding for net in base.controlnets.values()]
     memory: Memory = {}
-    heard: dict[int, Residuals | None] = {}
+    heard: dict[tuple[int, bool], Residuals | None] = {}
     options = inspect.signature(sampler.step).parameters
     dice = list(generators) if len(generators) > 1 else generators[0]
     extra = {key: value for key, value in (("eta", 0.0), ("generator", dice)) if key in options}
@@ -134,13 +163,19 @@ def sample(
         for i, t in enumerate(timesteps):
             scaled = sampler.scale_model_input(latents, t)
 
-            def predicted(number: int, corner: tuple[int, int], i=i, t=t, scaled=scaled) -> torch.Tensor:
-                window = windows[number]
-                top, left = corner
-                z = scaled[..., top : top + cut[0], left : left + cut[1]]
+            def asked(number: int, z: torch.Tensor, window: _Window, text: Guided, alone: bool, i=i, t=t):
                 if i % control_every == 0:
-                    heard[number] = _residuals(base, z, t, window, text)
-                return text.combined(_prediction(base, z, t, window, text, heard[number]))
+                    heard[number, alone] = _residuals(base, z, t, window, text)
+                return text.combined(_prediction(base, z, t, window, text, heard[number, alone]))
+
+            def predicted(number: int, corner: tuple[int, int], scaled=scaled, asked=asked) -> torch.Tensor:
+                here = np.s_[..., corner[0] : corner[0] + cut[0], corner[1] : corner[1] + cut[1]]
+                styled = asked(number, scaled[here], windows[number], text, False)
+                if outside is None:
+                    return styled
+                with base_only(base.unet):
+                    plain = asked(number, scaled[here], bare_windows[number], bare, True)
+                return plain + outside.scale * inside[here] * (styled - plain)
 
             with remembered(embeddings, memory):
                 corners = [window.corner for window in windows]

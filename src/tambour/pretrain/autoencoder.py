@@ -1,4 +1,4 @@
-"""The autoencoder: diffusers' AutoencoderTiny whose encoder is an exact PCA of 4 x 4 patches, and a trained decoder.
+"""The autoencoder: diffusers' AutoencoderTiny whose encoder is an exact PCA of square patches, and a trained decoder.
 
 A convolutional encoder learnt from scratch needs far more time than it repays; the PCA is exact at once, smooth, and
 its latents (divided by the square root of their deviation) keep the order coarse to fine that diffusion likes.
@@ -6,6 +6,7 @@ its latents (divided by the square root of their deviation) keep the order coars
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -16,9 +17,8 @@ from diffusers import AutoencoderTiny
 
 from tambour.pretrain.data import Corpus, precision, to_tensor
 
-FACTOR = 4
+FACTOR = 4  # px a latent, a power of two; 8 wants CHANNELS 24 and DECODER_BLOCKS (4, 2, 1, 0), see the model card
 CHANNELS = 12
-WIDTH = 12  # channels of the encoder: 3 x 2 x 2 holds a 2 x 2 patch exactly
 DECODER_WIDTH = 32
 DECODER_BLOCKS = (4, 2, 0)
 WHITENING = 0.5  # latent = component / deviation ** WHITENING
@@ -28,7 +28,7 @@ RAW_POWER = 0.5  # root mean square of raw latents: the decoder squashes at 3; `
 def fit_patches(
     pictures: np.ndarray, rng: np.random.Generator, count: int = 60_000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """PCA of 4 x 4 RGB patches in [0, 1]: basis (c, 3, 4, 4), mean (3, 4, 4), deviation (c,)."""
+    """PCA of f x f RGB patches in [0, 1], f = FACTOR: basis (c, 3, f, f), mean (3, f, f), deviation (c,)."""
     n, size = len(pictures), pictures.shape[1]
     patches = np.empty((count, 3, FACTOR, FACTOR), np.float32)
     for i in range(count):
@@ -47,29 +47,40 @@ def build(pictures: np.ndarray, rng: np.random.Generator) -> AutoencoderTiny:
     scale = 1 / deviation**WHITENING
     scale *= RAW_POWER / np.sqrt(np.mean((deviation * scale) ** 2))
     rows = np.float32(basis * scale[:, None, None, None])
+    halvings = FACTOR.bit_length() - 1
+    # Three channels a pixel of a patch of half the size: what is left for the last halving is held exactly.
     vae = AutoencoderTiny(
-        encoder_block_out_channels=(WIDTH,) * 3,
-        decoder_block_out_channels=(DECODER_WIDTH,) * 3,
-        num_encoder_blocks=(0, 0, 0),
+        encoder_block_out_channels=(3 * 4 ** (halvings - 1),) * (halvings + 1),
+        decoder_block_out_channels=(DECODER_WIDTH,) * (halvings + 1),
+        num_encoder_blocks=(0,) * (halvings + 1),
         num_decoder_blocks=DECODER_BLOCKS,
         latent_channels=CHANNELS,
         scaling_factor=1 / RAW_POWER,
     )
-    first, half, quarter, out = vae.encoder.layers
+    first, *halving, last, out = vae.encoder.layers
+    # Channel of a colour at (y, x) in a patch of side 1, 2, 4, ...: each halving unfolds 2 x 2 places into channels. A
+    # stride-2 convolution with padding 1 sees rows 2i - 1, 2i, 2i + 1: taps 1 and 2 are the 2 x 2 block.
+    place = {(c, 0, 0): c for c in range(3)}
     with torch.no_grad():
-        for layer in (first, half, quarter, out):
+        for layer in (first, *halving, last, out):
             layer.weight.zero_()
         for c in range(3):
             first.weight[c, c, 1, 1] = 1
         first.bias.zero_()
-        # A stride-2 convolution with padding 1 sees rows 2i - 1, 2i, 2i + 1: taps 1 and 2 are the 2 x 2 block.
-        for c in range(3):
-            for y in range(4):
-                for x in range(4):
-                    if y < 2 and x < 2:
-                        half.weight[4 * c + 2 * y + x, c, 1 + y, 1 + x] = 1
-                    source = 4 * c + 2 * (y % 2) + x % 2
-                    quarter.weight[:CHANNELS, source, 1 + y // 2, 1 + x // 2] = torch.from_numpy(rows[:, c, y, x])
+        for layer in halving:
+            side, finer = math.isqrt(len(place) // 3), {}
+            for (c, y, x), channel in place.items():
+                for down in range(2):
+                    for right in range(2):
+                        finer[c, side * down + y, side * right + x] = number = len(finer)
+                        layer.weight[number, channel, 1 + down, 1 + right] = 1
+            place = finer
+        side = math.isqrt(len(place) // 3)
+        for (c, y, x), channel in place.items():
+            for down in range(2):
+                for right in range(2):
+                    row = torch.from_numpy(rows[:, c, side * down + y, side * right + x])
+                    last.weight[:CHANNELS, channel, 1 + down, 1 + right] = row
         for k in range(CHANNELS):
             out.weight[k, k, 1, 1] = 1
         out.bias.copy_(-torch.from_numpy((rows * mean).sum((1, 2, 3))).float())

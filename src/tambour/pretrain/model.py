@@ -127,7 +127,7 @@ def _controlnet() -> ControlNetModel:
         layers_per_block=2,
         norm_num_groups=16,
         cross_attention_dim=TEXT_WIDTH,
-        conditioning_embedding_out_channels=(8, 16, 32),
+        conditioning_embedding_out_channels=(8, 16, 32, 64)[: FACTOR.bit_length()],  # each but the first halves
     )
     # Trained from the first step on, together with the UNet: nothing starts at zero, and the condition arrives at unit
     # power. (By default each layer of the embedding loses most of it: after 11,000 samples no colour was followed.)

@@ -123,19 +123,6 @@ def updating(adapter: Adapter, parameters: Sequence[nn.Parameter]) -> Iterator[N
 
 
 @contextmanager
-def base_only(unet: nn.Module) -> Iterator[None]:
-    """While open, the UNet predicts as theta_0 alone. Which parameters want gradients is not changed."""
-    wants = [(parameter, parameter.requires_grad) for name, parameter in unet.named_parameters() if ".lora_" in name]
-    unet.disable_adapters()
-    try:
-        yield
-    finally:
-        unet.enable_adapters()
-        for parameter, wanted in wants:
-            parameter.requires_grad_(wanted)
-
-
-@contextmanager
 def style_only(adapter: Adapter) -> Iterator[None]:
     """While open, the UNet predicts as theta_0 and theta_e, as a style file makes it (method, section 6)."""
     inside = {name.rsplit(".lora_", 1)[0] for name in adapter.theta_e}

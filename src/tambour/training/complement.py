@@ -17,21 +17,15 @@ from PIL import Image, ImageColor
 
 from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator
-from tambour.base.sampling import Condition, finished, sample
+from tambour.base.sampling import finished, sample
+from tambour.base.structure import structure_of, told
 from tambour.config import Recipe
 from tambour.errors import InputError
-from tambour.images import (
-    canny_condition,
-    correct_colours,
-    open_image,
-    save_image,
-    tile_condition,
-    to_image,
-    to_tensor,
-)
+from tambour.images import correct_colours, open_image, save_image, to_image, to_tensor
 from tambour.pair.edges import edge_map
 from tambour.pair.flat import make_design
 from tambour.progress import Progress
+from tambour.stitch.regions import find_regions
 
 SOURCES = ("text", "designs")
 _HEX = re.compile(r"#[0-9a-fA-F]{6}\b")
@@ -192,16 +186,13 @@ def embroider(
     dice: Sequence[torch.Generator],
 ) -> list[Image.Image]:
     """SDEdit under the structure conditions, at the recipe's setting for firm edges; designs of one size."""
-    sampling, edges = recipe.sampling, recipe.sampling.firm
-    make = {
-        "tile": lambda design: tile_condition(design, recipe.training_kernel),
-        "canny": lambda design: canny_condition(design, sampling.canny_low, sampling.canny_high),
-    }
-    conditions = {
-        kind: Condition(torch.cat([(to_tensor(make[kind](design)) + 1) / 2 for design in designs]), scale)
-        for kind, scale in (("tile", edges.tile), ("canny", edges.canny))
-        if scale > 0
-    }
+    edges = recipe.sampling.firm
+    scales = {kind: scale for kind, scale in (("tile", edges.tile), ("canny", edges.canny)) if scale > 0}
+    structures = []
+    for design in designs:
+        inside = find_regions(np.asarray(design)).labels > 0
+        structures.append(structure_of(design, inside, scales, recipe.training_kernel, recipe))
+    plain = base.encode_prompt([recipe.prompts.design.format("design")])
     images = _drawn(
         base,
         recipe,
@@ -210,7 +201,7 @@ def embroider(
         generators=dice,
         start=torch.cat([to_tensor(design) for design in designs]),
         strength=edges.strength,
-        conditions=conditions,
+        **told(structures, scales, plain, recipe),
     )
     if not edges.correct_colours:
         return images

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from tambour.base import Base
-from tambour.training.adapter import base_only
+from tambour.base import Base, base_only
 from tambour.training.pairs import Batch, join
 from tambour.training.routing import RoutedModel
 
@@ -19,9 +18,16 @@ SNR_LIMIT = 5.0  # gamma of min-SNR (Hang et al. 2023, "Efficient Diffusion Trai
 # -- equations --------------------------------------------------------------------------------------------------------
 
 
-def squared_error(target: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """|| target - predicted ||^2 of each row: (B, c, h, w) twice -> (B,)."""
-    return (target.float() - predicted.float()).square().flatten(1).mean(1)
+def squared_error(target: torch.Tensor, predicted: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
+    """|| target - predicted ||^2 of each row: (B, c, h, w) twice -> (B,).
+
+    `counts` (B, 1, h, w): how much a place counts (ours); a row's mean is taken over what counts in an average row, so
+    that rows with few stitches weigh little.
+    """
+    errors = (target.float() - predicted.float()).square()
+    if counts is not None:
+        errors = errors * counts / counts.mean().clamp_min(1e-3)
+    return errors.flatten(1).mean(1)
 
 
 def noise_error(
@@ -32,6 +38,7 @@ def noise_error(
     a: torch.Tensor,
     s: torch.Tensor,
     loss: str = "noise",
+    counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """L_des and L_emb of each row, || eps - eps_theta(z_t, t, c) ||^2 (section 3), from a model's raw output.
 
@@ -48,16 +55,17 @@ def noise_error(
         a, s: (B,).
         loss: "noise", the paper's; "output" leaves the weights a^2 and SNR out (ours): on a base that predicts v or z_0
             much noise, where stitches take shape, then counts as much as little.
+        counts: as in `squared_error`.
 
     Returns: (B,).
     """
     if prediction_type == "epsilon":
-        return squared_error(eps, output)
+        return squared_error(eps, output, counts)
     if prediction_type == "sample":
         weight = (a / s).square().clamp(max=SNR_LIMIT) if loss == "noise" else 1.0
-        return weight * squared_error(z0, output)
+        return weight * squared_error(z0, output, counts)
     a4, s4 = (value.view(-1, 1, 1, 1) for value in (a, s))
-    return (a.square() if loss == "noise" else 1.0) * squared_error(a4 * eps - s4 * z0, output)
+    return (a.square() if loss == "noise" else 1.0) * squared_error(a4 * eps - s4 * z0, output, counts)
 
 
 def style_residual(eps_emb: torch.Tensor, eps_des: torch.Tensor) -> torch.Tensor:
@@ -119,7 +127,7 @@ def denoising(model: RoutedModel, batch: Batch, generator: torch.Generator, *, s
     a, s = signal_and_noise(base, t)
     z = a.view(-1, 1, 1, 1) * z0 + s.view(-1, 1, 1, 1) * eps
     output = model.predict(z, t, batch, style=style)
-    return noise_error(base.prediction_type, output, z0, eps, a, s, model.loss)
+    return noise_error(base.prediction_type, output, z0, eps, a, s, model.loss, batch.stitches)
 
 
 def contrast(
@@ -148,6 +156,7 @@ def contrast(
     with torch.no_grad(), base_only(unet):
         base_des, base_emb = noises()
     eps_des, eps_emb = noises()
-    eps_des, eps_emb = eps_des - base_des, eps_emb - base_emb
+    counts = 1.0 if both.stitches is None else both.stitches
+    eps_des, eps_emb = (eps_des - base_des) * counts, (eps_emb - base_emb) * counts
     (des_ref, des_gen), (emb_ref, emb_gen) = eps_des.chunk(2), eps_emb.chunk(2)
     return contrastive_loss(des_ref, emb_ref, des_gen, emb_gen, temperature).mean()

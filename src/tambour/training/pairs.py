@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from tambour.base import Base, Prompt
 from tambour.config import Recipe
-from tambour.images import canny_condition, tile_condition, to_tensor
+from tambour.images import canny_condition, key_ground, reach, tile_condition, to_tensor
+from tambour.stitch.regions import find_regions
 
 _WORTH = 0.5  # crops are drawn where the window holds at least this share of the stitches of the fullest window
 
@@ -29,6 +32,7 @@ class EncodedPair:
         places: (top, left) of the crops that may be drawn, px, multiples of the base's; the fullest one first.
         tile: the condition of ControlNet-Tile, (1, 3, H, W) in [0, 1], or None where it is not used.
         condition: the kind of ControlNet that `tile` is for; "canny" where the design is an edge map.
+        stitches: (1, 1, H / f, W / f), how much an error counts there; None: the same everywhere.
     """
 
     design: torch.Tensor
@@ -40,14 +44,13 @@ class EncodedPair:
     places: tuple[tuple[int, int], ...]
     tile: torch.Tensor | None = None
     condition: str = "tile"
+    stitches: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of pairs; every tensor has B rows. Latents (B, c, h, w), time_ids (B, 6), tile (B, 3, h f, w f) or None.
-
-    `condition`: see `EncodedPair`.
-    """
+    """Crops of pairs; every tensor has B rows. Latents (B, c, h, w), time_ids (B, 6), tile (B, 3, h f, w f) or None,
+    stitches (B, 1, h, w) or None. `condition`: see `EncodedPair`."""
 
     design: torch.Tensor
     embroidery: torch.Tensor
@@ -56,6 +59,7 @@ class Batch:
     time_ids: torch.Tensor
     tile: torch.Tensor | None = None
     condition: str = "tile"
+    stitches: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.design)
@@ -74,23 +78,31 @@ def encode_pair(
     Args:
         design, embroidery: RGB of one size, whose sides are multiples of the base's `pixel_multiple`.
         words: what the design shows, the <des> of the prompts.
-        mask: "L", 255 where there are stitches; without it every place counts the same.
+        mask: "L", 255 where there are stitches; without it every place counts the same, but where the recipe wants
+            `stitches_alone`: then it is read from the design.
     """
     assert design.size == embroidery.size, (design.size, embroidery.size)
     height, width = embroidery.height, embroidery.width
     window = (min(recipe.crop or height, height), min(recipe.crop or width, width))
     multiple = base.pixel_multiple
     assert not any(side % multiple for side in (height, width, *window)), (height, width, window, multiple)
-    tile = None
+    shown, tile, stitches = design, None, None
+    latents = base.encode_image(to_tensor(design))
+    if recipe.stitches_alone:
+        inside = find_regions(np.asarray(design)).labels > 0 if mask is None else np.asarray(mask.convert("L")) > 127
+        shown = key_ground(design, inside)
+        stitches = F.interpolate(torch.from_numpy(reach(inside))[None, None], latents.shape[2:], mode="area").to(
+            base.device
+        )
     if recipe.training.tile:
         sampling = recipe.sampling
         if recipe.heard == "tile":
-            told = tile_condition(design, recipe.training_kernel)
+            told = tile_condition(shown, recipe.training_kernel)
         else:
             told = canny_condition(design, sampling.canny_low, sampling.canny_high)
         tile = (to_tensor(told).to(base.device, base.dtype) + 1) / 2
     return EncodedPair(
-        design=base.encode_image(to_tensor(design)),
+        design=latents,
         embroidery=base.encode_image(to_tensor(embroidery)),
         c_des=base.encode_prompt([recipe.prompts.design.format(words)]),
         c_emb=base.encode_prompt([recipe.prompts.style.format(words)]),
@@ -99,6 +111,7 @@ def encode_pair(
         places=find_places(mask, (height, width), window, multiple),
         tile=tile,
         condition=recipe.heard or "tile",
+        stitches=stitches,
     )
 
 
@@ -138,13 +151,19 @@ def crop(base: Base, pair: EncodedPair, places: Sequence[tuple[int, int]]) -> Ba
         time_ids=torch.cat([base.time_ids(height, width, place, pair.size) for place in places]),
         tile=None if pair.tile is None else cut(pair.tile, 1),
         condition=pair.condition,
+        stitches=None if pair.stitches is None else cut(pair.stitches, f),
     )
 
 
-def draw(base: Base, pair: EncodedPair, count: int, generator: torch.Generator) -> Batch:
-    """`count` crops of a pair at random places."""
-    picks = torch.randint(len(pair.places), (count,), generator=generator)
-    return crop(base, pair, [pair.places[i] for i in picks])
+def draw(base: Base, pairs: Sequence[EncodedPair], count: int, generator: torch.Generator) -> Batch:
+    """`count` crops at random places, each of a random one of some pairs of one window."""
+    if len(pairs) == 1:
+        picks = torch.randint(len(pairs[0].places), (count,), generator=generator)
+        return crop(base, pairs[0], [pairs[0].places[i] for i in picks])
+    rows = []
+    for pick in torch.randint(len(pairs), (count,), generator=generator):
+        rows.append(draw(base, [pairs[pick]], 1, generator))
+    return functools.reduce(join, rows)
 
 
 def join(first: Batch, second: Batch) -> Batch:
@@ -164,4 +183,5 @@ def join(first: Batch, second: Batch) -> Batch:
         time_ids=both(first.time_ids, second.time_ids),
         tile=None if first.tile is None else both(first.tile, second.tile),
         condition=first.condition,
+        stitches=None if first.stitches is None else both(first.stitches, second.stitches),
     )

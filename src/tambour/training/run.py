@@ -23,18 +23,18 @@ class Clock:
         self.laps[name], self._last = round(now - self._last, 2), now
 
 
-SMALL = 48 * 48  # latents; measured on two cores: up to here a second thread brings nothing
+SMALL = 48 * 48  # latents in a pass; measured on two cores: up to here a second thread brings nothing
 
 
 @contextmanager
-def few_threads(base: Base, window: tuple[int, int]) -> Iterator[None]:
-    """While open, a base on the CPU works with one thread if crops of `window` (px) are small.
+def few_threads(base: Base, window: tuple[int, int], rows: int = 1) -> Iterator[None]:
+    """While open, a base on the CPU works with one thread if `rows` crops of `window` (px) at once are little work.
 
     Sharing out so little work costs what it brings, and every share waits for whatever else the machine does: beside
     one busy process two threads were twenty times slower than one.
     """
     before = torch.get_num_threads()
-    small = window[0] * window[1] <= SMALL * base.vae_factor**2
+    small = rows * window[0] * window[1] <= SMALL * base.vae_factor**2
     if base.device.type == "cpu" and small:
         torch.set_num_threads(1)
     try:

@@ -14,7 +14,7 @@ from tambour.training.routing import RoutedModel
 
 
 def stage_two(
-    model: RoutedModel, reference: EncodedPair, generated: Sequence[EncodedPair], settings: StageTwo
+    model: RoutedModel, reference: Sequence[EncodedPair], generated: Sequence[EncodedPair], settings: StageTwo
 ) -> list[Step]:
     """The three steps of an iteration, each on the reference pair and one generated pair, drawn anew.
 
@@ -26,7 +26,7 @@ def stage_two(
 
     def pick(generator: torch.Generator) -> tuple[Batch, Batch]:
         pair = generated[int(torch.randint(len(generated), (), generator=generator))]
-        return draw(model.base, reference, batch, generator), draw(model.base, pair, batch, generator)
+        return draw(model.base, reference, batch, generator), draw(model.base, [pair], batch, generator)
 
     def both(generator: torch.Generator, style: bool) -> tuple[torch.Tensor, torch.Tensor]:
         ref, gen = denoising(model, join(*pick(generator)), generator, style=style).chunk(2)

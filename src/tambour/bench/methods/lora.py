@@ -33,7 +33,7 @@ def denoise_embroidery(task: Task, pair: EncodedPair) -> Losses:
     model = RoutedModel(task.base, tuple(task.base.attention_blocks), training.tile, training.loss)
 
     def losses(dice: torch.Generator) -> dict[str, torch.Tensor]:
-        crops = draw(task.base, pair, task.recipe.batch, dice)
+        crops = draw(task.base, [pair], task.recipe.batch, dice)
         return {"L": denoising(model, crops, dice, style=True).mean()}
 
     return losses
@@ -44,7 +44,7 @@ def trained(
 ) -> Iterator[Progress]:
     """Train one phase after another: (name, steps, iterations)."""
     recipe = task.recipe
-    with few_threads(task.base, pair.window), unet_alone(task.base, recipe.heard):
+    with few_threads(task.base, pair.window, recipe.batch), unet_alone(task.base, recipe.heard):
         for name, steps, iterations in phases:
             checkpoint = task.work / f"{name.replace(' ', '-')}.safetensors"
             common = dict(seed=task.seed, every_seconds=recipe.training.checkpoint_seconds, curves={})

@@ -9,8 +9,8 @@ from PIL import Image
 
 from tambour.apply import Result, apply, imagine
 from tambour.bench.cases import Target
-from tambour.bench.methods.task import Method, Task
-from tambour.config import Recipe
+from tambour.bench.methods.task import Method, Task, scaled, without_ours
+from tambour.config import Recipe, read_recipe
 from tambour.customize import analyse, learn
 from tambour.progress import Progress
 from tambour.style import Style
@@ -35,9 +35,9 @@ def lowest(task: Task, count: int) -> Iterator[Progress]:
 
 
 def drawn(task: Task, style: Style, target: Target, guide: str = "none") -> Iterator[Progress]:
-    """A target in a style, as `tambour apply` draws it. Returns the picture."""
+    """A target in a style, as `tambour apply` draws it, by the style's own recipe. Returns the picture."""
     settings = dict(edges=task.style.edges, seed=task.seed, guide=guide, size=max(target.design.size))
-    return (yield from _last(apply(style, [target.design], base=task.base, recipe=task.recipe, **settings)))
+    return (yield from _last(apply(style, [target.design], base=task.base, **settings)))
 
 
 def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
@@ -53,7 +53,7 @@ def swatched(task: Task, style: Style, target: Target) -> Iterator[Progress]:
 def imagined(task: Task, style: Style, prompt: str) -> Iterator[Progress]:
     """A prompt in a style. Returns the picture."""
     size = task.recipe.sampling.size
-    return (yield from _last(imagine(style, prompt, base=task.base, recipe=task.recipe, seed=task.seed, size=size)))
+    return (yield from _last(imagine(style, prompt, base=task.base, seed=task.seed, size=size)))
 
 
 def _last(records: Iterator[Progress | Result]) -> Iterator[Progress]:
@@ -81,6 +81,14 @@ def _ours(task: Task) -> Iterator[Progress]:
     return (yield from learnt(task, task.recipe))
 
 
+def _paper(task: Task) -> Iterator[Progress]:
+    """The paper's own recipe for this base, with the same number of gradient updates."""
+    recipe = read_recipe(f"{task.base.name}-paper")
+    share = task.updates / (2 * recipe.stage_one.iterations + 3 * recipe.stage_two.iterations)
+    complement = replace(recipe.complement, designs=task.recipe.complement.designs)
+    return (yield from learnt(task, replace(scaled(recipe, share), complement=complement)))
+
+
 def _all_blocks(task: Task) -> Iterator[Progress]:
     return (yield from learnt(task, task.recipe, tuple(task.base.attention_blocks)))
 
@@ -96,6 +104,10 @@ METHODS = (
            "paper)", guided, _ours, None, "ours"),
     Method("ours-photo", "ours + photo's stitches", "ours", "ours, started from the reference's stitches, quilted (not "
            "in the paper)", swatched, _ours, None, "ours"),
+    Method("paper", "ours as in the paper", "ablation", f"{PAPER}, recipe mini-paper: nothing of what the recipe adds",
+           drawn, _paper, imagined, missing=lambda base: "" if base.name == "mini" else "the recipe is the paper's"),
+    _ablation("shown-whole", "without palettes and region", f"{PAPER}: the pair as it is, the LoRA everywhere",
+              without_ours),
     _ablation("no-stage-two", "without stage two", f"{PAPER}, section 3 alone",
               lambda recipe: replace(recipe, stage_two=replace(recipe.stage_two, iterations=0))),
     Method("all-blocks", "without modulation", "ablation", f"{PAPER}: every block is a style block", drawn,

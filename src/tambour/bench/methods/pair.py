@@ -89,7 +89,7 @@ def learn(task: Task) -> Iterator[Progress]:
     model = RoutedModel(base, tuple(base.attention_blocks), recipe.training.tile, recipe.training.loss)
 
     def content(dice: torch.Generator) -> dict[str, torch.Tensor]:
-        crops = draw(base, pair, recipe.batch, dice)
+        crops = draw(base, [pair], recipe.batch, dice)
         with content_alone(base.unet):
             return {"L_content": denoising(model, crops, dice, style=False).mean()}
 

@@ -111,22 +111,27 @@ def scaled(recipe: Recipe, budget: float) -> Recipe:
     )
 
 
+def without_ours(recipe: Recipe) -> Recipe:
+    """A recipe without what goes beyond the paper in how a pair is shown and where a style is drawn."""
+    plain = replace(recipe.sampling, style_guidance=1.0)
+    return replace(recipe, stitches_alone=False, training=replace(recipe.training, palettes=0), sampling=plain)
+
+
 # -- what several methods do ------------------------------------------------------------------------------------------
 
 
 def reference(task: Task) -> Iterator[Progress]:
-    """The pair as training sees it, prepared as ours prepares it. Returns (`Pair`, `EncodedPair`)."""
+    """The pair as rivals' training sees it, without what is ours. Returns (`Pair`, `EncodedPair`)."""
     photo, design = task.inputs()
-    pair: Pair = yield from prepare(photo, design, task.recipe, task.base, folder=task.work / "pair")
-    encoded: EncodedPair = encode_pair(
-        task.base, pair.design, pair.embroidery, task.style.words, task.recipe, pair.mask
-    )
+    recipe = without_ours(task.recipe)
+    pair: Pair = yield from prepare(photo, design, recipe, task.base, folder=task.work / "pair")
+    encoded: EncodedPair = encode_pair(task.base, pair.design, pair.embroidery, task.style.words, recipe, pair.mask)
     return pair, encoded
 
 
 def style_of(task: Task, tensors: dict, blocks: tuple[str, ...]) -> Style:
-    """A LoRA as a style that `tambour.apply` draws with."""
-    recipe = task.recipe
+    """A rival's LoRA as a style that `tambour.apply` draws with."""
+    recipe = without_ours(task.recipe)
     return Style(
         tensors=tensors,
         blocks=dict.fromkeys(blocks, 0.0),

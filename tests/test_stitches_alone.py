@@ -1,0 +1,185 @@
+"""A style learnt and drawn where there are stitches alone, and from recoloured copies of its pair."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from test_apply import complete, design, finish
+from test_sampling import drawn, noise
+from test_style import random_style
+
+from tambour.apply import apply
+from tambour.base import Base, generator
+from tambour.base.sampling import Condition, Outside
+from tambour.config import Recipe, Training, read_recipe, recipe_values
+from tambour.images import REACH, key_ground, reach, rgb_to_lab
+from tambour.pair.flat import Pair
+from tambour.stitch import Fabric, default_stitch, render
+from tambour.style import attached
+from tambour.training.losses import denoising, squared_error
+from tambour.training.pairs import draw, encode_pair
+from tambour.training.palettes import recoloured
+from tambour.training.routing import RoutedModel
+
+FABRIC = (235, 230, 215)
+
+
+def anchor(size: int = 128) -> Image.Image:
+    """Two bars, transparent ground."""
+    image = Image.new("RGBA", (size, size))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle([size // 8, size // 8, size // 2, size * 7 // 8], fill=(30, 60, 120))
+    pen.rectangle([size // 2, size // 3, size * 7 // 8, size * 2 // 3], fill=(200, 40, 50))
+    return image
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    flat = anchor()
+    stitched = render(flat, default_stitch("cross"), Fabric(colour=FABRIC), seed=3)
+    ground = Image.new("RGBA", flat.size, (*FABRIC, 255))
+    ground.alpha_composite(flat)
+    return Pair(ground.convert("RGB"), stitched.image.convert("RGB"), flat.getchannel("A"))
+
+
+def test_a_recoloured_pair_keeps_ground_and_relief(pair: Pair) -> None:
+    inside = np.asarray(pair.mask) > 127
+    before, flat = (np.asarray(image, np.float32) for image in (pair.embroidery, pair.design))
+    seen = set()
+    for seed in range(6):
+        other = recoloured(pair, FABRIC, np.random.default_rng(seed))
+        after, design = (np.asarray(image, np.float32) for image in (other.embroidery, other.design))
+        assert np.array_equal(after[~inside], before[~inside]) and np.array_equal(design[~inside], flat[~inside])
+        colours = np.unique(design[inside].reshape(-1, 3), axis=0)
+        assert len(colours) == 2 and not (colours[:, None] == flat[inside][None, ::50]).all(2).any()
+        seen |= {tuple(colour) for colour in colours}
+        for colour in colours:
+            here = inside & (design == colour).all(2)
+            assert np.abs(after[here].mean(0) - colour).max() < 35, "thread has about its design's colour"
+            relief = np.corrcoef(before[here].mean(1), after[here].mean(1))[0, 1]
+            assert relief > 0.7 and after[here].mean(1).std() > 3
+    assert len(seen) == 12, "every draw gives other colours"
+
+
+def test_recolouring_is_repeatable(pair: Pair) -> None:
+    one, two = (recoloured(pair, FABRIC, np.random.default_rng(4)) for _ in range(2))
+    assert one.embroidery.tobytes() == two.embroidery.tobytes() and one.design.tobytes() == two.design.tobytes()
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (255, 0, 255), (120, 120, 120)])
+def test_the_key_is_no_colour_of_the_design(colour: tuple[int, int, int]) -> None:
+    flat = np.full((40, 40, 3), 200, np.uint8)
+    inside = np.zeros((40, 40), bool)
+    inside[10:30, 10:30] = True
+    flat[inside] = colour
+    keyed = np.asarray(key_ground(Image.fromarray(flat), inside))
+    assert (keyed[inside] == colour).all() and len(np.unique(keyed[~inside], axis=0)) == 1
+    lab = rgb_to_lab(np.array([[colour, keyed[0, 0]]], np.uint8))[0]
+    assert np.linalg.norm(lab[0] - lab[1]) > 60
+
+
+def test_nothing_stitched_has_a_key_too() -> None:
+    assert key_ground(Image.new("RGB", (20, 20)), np.zeros((20, 20), bool)).size == (20, 20)
+
+
+def test_reach() -> None:
+    inside = np.zeros((30, 30), bool)
+    inside[15, 15] = True
+    assert reach(inside).sum() == (2 * REACH + 1) ** 2
+
+
+def test_errors_outside_do_not_count() -> None:
+    target, counts = torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)
+    counts[:, :, :2] = 1
+    wrong = torch.zeros(2, 3, 4, 4)
+    wrong[:, :, 2:] = 9
+    assert squared_error(target, wrong, counts).tolist() == [0, 0]
+    wrong[0, :, :2] = 2
+    assert squared_error(target, wrong, counts).tolist() == [4, 0]
+
+
+def test_training_sees_the_key_and_counts_the_stitches(toy_base: Base, pair: Pair) -> None:
+    def loss(recipe: Recipe, embroidery: Image.Image) -> float:
+        encoded = encode_pair(toy_base, pair.design, embroidery, "bars", recipe, pair.mask)
+        batch = draw(toy_base, [encoded], 1, generator(0, "crop"))
+        model = RoutedModel(toy_base, (toy_base.attention_blocks[0],), recipe.training.tile)
+        return denoising(model, batch, generator(0, "loss"), style=True).item()
+
+    alone = Recipe(resolution=128, stitches_alone=True, training=Training(tile=1.0))
+    whole = dataclasses.replace(alone, stitches_alone=False)
+    encoded = [encode_pair(toy_base, pair.design, pair.embroidery, "bars", r, pair.mask) for r in (alone, whole)]
+    outside = ~torch.from_numpy(reach(np.asarray(pair.mask) > 127)).bool()
+    assert encoded[1].stitches is None and (encoded[0].tile - encoded[1].tile).abs()[..., outside].mean() > 0.2
+    spoilt = pair.embroidery.copy()
+    spoilt.paste((10, 200, 10), [0, 0, 128, 8])  # ground
+    assert loss(whole, spoilt) != pytest.approx(loss(whole, pair.embroidery), rel=1e-3)
+    assert loss(alone, pair.embroidery) != pytest.approx(loss(whole, pair.embroidery), rel=1e-3)
+
+
+def test_without_a_mask_the_design_tells_it(toy_base: Base, pair: Pair) -> None:
+    recipe = Recipe(resolution=128, stitches_alone=True, training=Training(tile=1.0))
+    read, told = (
+        encode_pair(toy_base, pair.design, pair.embroidery, "bars", recipe, mask) for mask in (None, pair.mask)
+    )
+    assert (read.stitches - told.stitches).abs().mean() < 0.02
+
+
+def test_crops_come_from_all_pairs(toy_base: Base, pair: Pair) -> None:
+    views = [pair, recoloured(pair, FABRIC, np.random.default_rng(0))]
+    recipe = Recipe(resolution=128)
+    pairs = [encode_pair(toy_base, v.design, v.embroidery, "bars", recipe, v.mask) for v in views]
+    batch = draw(toy_base, pairs, 8, generator(0, "crops"))
+    kinds = {int(torch.equal(row, pairs[1].embroidery[0])) for row in batch.embroidery}
+    assert len(batch) == 8 and kinds == {0, 1}
+
+
+def outside(base: Base, inside: torch.Tensor, scale: float = 1.0) -> Outside:
+    conditions = {kind: Condition(noise(1, 3, 64, 64, seed=9), s) for kind, s in (("tile", 0.5), ("canny", 0.8))}
+    return Outside(base.encode_prompt(["a heart"]), conditions, inside, scale)
+
+
+def test_a_style_is_held_to_its_region(toy_base: Base) -> None:
+    """Everywhere: the style's picture. Nowhere: the base's own. Half and half: each its own half, at once."""
+    style = random_style(toy_base, alpha=8.0)
+    left = torch.zeros(1, 1, 64, 64)
+    left[..., :32] = 1
+    with attached(toy_base, style):
+        usual = drawn(toy_base)
+        everywhere = drawn(toy_base, outside=outside(toy_base, torch.ones(1, 1, 64, 64)))
+        nowhere = drawn(toy_base, outside=outside(toy_base, torch.zeros(1, 1, 64, 64)))
+        half = drawn(toy_base, outside=outside(toy_base, left))
+        stronger = drawn(toy_base, outside=outside(toy_base, torch.ones(1, 1, 64, 64), 2.0))
+    other = random_style(toy_base, seed=4, alpha=8.0)
+    with attached(toy_base, other):
+        nowhere_too = drawn(toy_base, outside=outside(toy_base, torch.zeros(1, 1, 64, 64)))
+    assert torch.allclose(usual, everywhere, atol=1e-5) and torch.equal(nowhere, nowhere_too)
+    assert not torch.allclose(usual, nowhere, atol=1e-2) and not torch.allclose(stronger, everywhere, atol=1e-3)
+    assert not torch.allclose(half, usual, atol=1e-3) and not torch.allclose(half, nowhere, atol=1e-3)
+
+
+def test_windows_hold_it_too(toy_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(toy_base), "native", 32)
+    with attached(toy_base, random_style(toy_base, alpha=8.0)):
+        usual = drawn(toy_base)
+        everywhere = drawn(toy_base, outside=outside(toy_base, torch.ones(1, 1, 64, 64)))
+    assert torch.allclose(usual, everywhere, atol=1e-5)
+
+
+def test_apply_draws_by_the_styles_own_recipe(toy_base: Base) -> None:
+    style = complete(toy_base)
+    values = dict(style.recipe, stitches_alone=True)
+    alone = dataclasses.replace(style, recipe=values)
+    (whole,), (held,), (again,) = (finish(apply(s, [design()], base=toy_base, seed=1)) for s in (style, alone, alone))
+    assert not np.array_equal(np.asarray(whole.image), np.asarray(held.image))
+    assert np.array_equal(np.asarray(held.image), np.asarray(again.image))
+
+
+def test_both_recipes_of_mini_are_there() -> None:
+    own, paper = read_recipe("mini"), read_recipe("mini-paper")
+    assert own.stitches_alone and own.training.palettes > 0
+    assert not paper.stitches_alone and not paper.training.palettes and paper.training.loss == "noise"
+    assert recipe_values(paper)["base"] == "mini"
