@@ -389,7 +389,7 @@ class Bench:
     def lora(self, base: Base | None = None) -> Iterator[Adapter]:
         """A fresh LoRA; on our own base as `learn` has it, the UNet alone on the device."""
         numbers = Lora(rank=self.size.rank, alpha=float(self.size.rank))
-        room = contextlib.nullcontext() if base else unet_alone(self.base, tile=False)
+        room = contextlib.nullcontext() if base else unet_alone(self.base, "")
         with room, adapted(base or self.base, STYLE_BLOCKS, numbers, generator(0, "lora")) as adapter:
             yield adapter
 

@@ -79,7 +79,8 @@ def learn(
         photo: a picture file.
         output: style file to write. Unfinished work lies in OUTPUT.work/ until then, so that the same call continues
             where one was interrupted, and ends with the same file bit for bit (on a CPU). None writes nothing.
-        design: your own flat design of the photo, aligned with it; None makes one.
+        design: your own flat design of the photo, aligned with it; "canny" or "outline": the photo's edge map; None
+            makes one, as the recipe says.
         base: "mini" (bundled), "sdxl" (downloaded), a folder or an SDXL checkpoint (.safetensors).
         recipe: every number of the run; a `Recipe`, a .toml file, or the name of a bundled one; None: the base's.
         seed: the same seed gives the same style.

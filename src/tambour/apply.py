@@ -33,6 +33,7 @@ from tambour.images import (
     to_image,
     to_tensor,
 )
+from tambour.pair.edges import edge_map
 from tambour.progress import Progress
 from tambour.stitch import Fabric, Stitch, render
 from tambour.stitch.regions import find_regions
@@ -88,7 +89,8 @@ def apply(
 
     Args:
         style: from `read_style`.
-        designs: pictures or their files. Transparent parts are put on the style's fabric colour.
+        designs: pictures or their files. Transparent parts are put on the style's fabric colour. Where the style was
+            learnt from an edge map, their edge maps are what is drawn from.
         base: a loaded base, or its name; None: the style's own, on the GPU if there is one.
         size: longer side of the results, px; None: the recipe's.
         strength: how much is redrawn, 0 to 1; None: the recipe's for these `edges` (or for the guide).
@@ -158,6 +160,8 @@ def apply(
         for index in range(len(designs)):
             fitted, frame = pad(fit(_open(designs, index, size, transparent), size), base.pixel_multiple)
             flat = flatten(fitted, style.fabric)
+            if recipe.design != "flat":
+                flat = edge_map(flat, recipe)
             inside = find_regions(np.asarray(fitted)).labels > 0
             start = _stitched(fitted, inside, style, seed, guide) if guided else flat
             kept = _bare(inside) if guided else None
@@ -188,7 +192,7 @@ def apply(
                     image = correct_colours(image, job.flat)
                 scores = None
                 if len(statistics):
-                    scores = score(image, statistics, job.flat, (job.inside, None))
+                    scores = score(image, statistics, job.flat, (job.inside, None), recipe.design == "flat")
                     place = f"design {job.index + 1} of {len(designs)}, sample {job.sample + 1} of {samples}"
                     yield Progress("apply", done, total, f"{place}: {scores.total:.2f}", vars(scores))
                 if job.sample == 0 or scores.total > best.scores.total:

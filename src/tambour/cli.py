@@ -39,11 +39,15 @@ app = typer.Typer(
 Photo = Annotated[Path, typer.Argument(help="Photo of an embroidery.", show_default=False)]
 StyleFile = Annotated[Path, typer.Argument(metavar="STYLE", help="Style file made by `learn`.", show_default=False)]
 Out = Annotated[Path, typer.Option("-o", "--output", help="File to write; a folder for several.", show_default=False)]
-Own = Annotated[Path | None, typer.Option("--design", help="Your own flat design of the photo, in place of ours.")]
+Own = Annotated[
+    Path | None, typer.Option("--design", help="Your own flat design of the photo; or canny, outline: its edges.")
+]
 Describe = Annotated[str | None, typer.Option("--describe", help='What the photo shows: "red fox". Not heard by mini.')]
 BaseName = Annotated[str, typer.Option("--base", help="Base model: mini, sdxl, a folder or a .safetensors.")]
 StyleBase = Annotated[str | None, typer.Option("--base", help="Base model, where it is not where `learn` found it.")]
-RecipeFile = Annotated[str | None, typer.Option("--recipe", help="Numbers of the run: a .toml file, mini or sdxl.")]
+RecipeFile = Annotated[
+    str | None, typer.Option("--recipe", help="Numbers of the run: a .toml file, mini, sdxl, mini-sketch ...")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")]
 Size = Annotated[int | None, typer.Option("--size", help="Longer side of the result, px.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -343,6 +347,10 @@ def bench_run(
     split: Annotated[
         Literal["development", "test"], typer.Option("--split", help="Tune on development, tell test.")
     ] = "test",
+    domain: Annotated[
+        Literal["embroidery", "artistic", "sketch", "appearance"],
+        typer.Option("--domain", help="The paper's other domains have cases and a recipe of their own."),
+    ] = "embroidery",
     methods: Annotated[str | None, typer.Option("--methods", help="By comma. [default: all]")] = None,
     styles: Annotated[str | None, typer.Option("--styles", help="By comma. [default: all of the split]")] = None,
     designs: Annotated[str | None, typer.Option("--designs", help="By comma. [default: all of the split]")] = None,
@@ -364,7 +372,9 @@ def bench_run(
     from tambour.bench.methods import MAIN
     from tambour.bench.run import REDUCED, Plan, run
 
-    plan = replace(REDUCED, methods=MAIN) if reduced else Plan(split=split)
+    if domain != "embroidery" and (reduced or photos is not None):
+        raise InputError("--reduced and --photos are for embroidery.", "Name --styles, --designs and --budget.")
+    plan = replace(REDUCED, methods=MAIN) if reduced else Plan(split=split, domain=domain)
     asked = dict(methods=_names(methods), styles=_names(styles), designs=_names(designs), seeds=seeds, budget=budget)
     asked |= dict(folder=photos and str(photos), recipe=recipe)
     plan = replace(plan, base=base, text=text, **{name: value for name, value in asked.items() if value is not None})
@@ -590,7 +600,7 @@ def _told(record: Progress) -> str:
 def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool, **wanted) -> dict:
     """What `learn` would do, in the order it does it; refuses what `learn` would refuse at once."""
     from tambour.base.preflight import plan_learn
-    from tambour.customize import controlnets, numbers
+    from tambour.customize import controlnets, numbers, structure
     from tambour.images import open_image
     from tambour.work import check_targets, work_folder
 
@@ -600,14 +610,14 @@ def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool,
     source, base = wanted["recipe"], wanted["base"]
     if source is None:
         source = base if base in ("mini", "sdxl") else None
-    recipe = numbers(source, base)
+    own, recipe = structure(wanted["design"], numbers(source, base))
     controls, drawn = controlnets(recipe, report is not None), report is not None
     takes = plan_learn(base, recipe, controlnets=controls, report=drawn, free_precision=wanted["recipe"] is None)
     scale = recipe.working_size(*picture.size) / max(picture.size)
     return {
         "photo": f"{photo}, {picture.width} x {picture.height} px, "
         f"taken at {picture.width * scale:.0f} x {picture.height * scale:.0f} px",
-        "design": wanted["design"] or "made from the photo",
+        "design": own or ("made from the photo" if recipe.design == "flat" else f"the photo's edges ({recipe.design})"),
         "description": wanted["describe"] or "made from the photo",
         "base": base,
         "recipe": source or "the paper's",

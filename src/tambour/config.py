@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -47,7 +47,8 @@ class Analysis:
 class Training:
     """What both training stages share."""
 
-    tile: float = 0.0  # scale of ControlNet-Tile, fed with the design, in every pass (our option; the paper: none)
+    tile: float = 0.0  # scale of ControlNet-Tile, fed with the design, in every pass (our option; the paper: none);
+    # where the design is an edge map, of ControlNet-Canny
     palettes: int = 0  # recoloured copies of the pair that training sees too: colour is content (our option)
     loss: str = "noise"  # squared errors of the noise (the paper), or of the base's own "output": v or x0 (our option)
     gradient_checkpointing: bool = False  # less memory, a third more time
@@ -130,6 +131,8 @@ class Recipe:
     """Every number of one run. `recipes/sdxl.toml` holds the paper's, `recipes/mini.toml` what works on mini."""
 
     base: str = "mini"
+    design: str = "flat"  # A of the pair, and what a result is drawn from: "flat" colours; the "canny" map of a picture
+    # (method, section 7); its "outline", Canny after flattening, which leaves texture out: in the place of HED
     resolution: int = 1024  # longer side the reference is resized to, px (aspect ratio is kept)
     enlarge: bool = True  # a smaller reference too; False: only a larger one, so that stitches keep their size
     crop: int = 0  # side of random training crops (and of the analysed window) at that resolution, px; 0: all of it
@@ -145,6 +148,12 @@ class Recipe:
     complement: Complement = field(default_factory=Complement)
     stage_two: StageTwo = field(default_factory=StageTwo)
     sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def heard(self) -> str:
+        """The kind of ControlNet that training hears, or ""."""
+        kind = "tile" if self.design == "flat" else "canny"
+        return kind if self.training.tile else ""
 
     @property
     def training_kernel(self) -> int:
@@ -186,11 +195,24 @@ def _build(cls: type, values: dict, where: str):
 
 
 def read_recipe(source: str | Path) -> Recipe:
-    """Read a recipe: a TOML file's path, or the name of a bundled one ("mini", "sdxl").
+    """Read a recipe: a TOML file's path, or the name of a bundled one ("mini", "sdxl", "mini-artistic" ...).
+
+    A recipe that `extends` a bundled one holds only what differs from it.
 
     Raises:
         InputError: the file cannot be read, or a key or type is wrong.
     """
+    return recipe_from(_read(source))
+
+
+def bundled() -> list[str]:
+    """Names of the bundled recipes, those of a whole base first."""
+    files = resources.files("tambour").joinpath("recipes").iterdir()
+    names = [file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")]
+    return sorted(names, key=lambda name: ("-" in name, name))
+
+
+def _read(source: str | Path) -> dict:
     path = Path(source)
     try:
         if path.suffix == ".toml":
@@ -199,15 +221,46 @@ def read_recipe(source: str | Path) -> Recipe:
             text = resources.files("tambour").joinpath("recipes", f"{source}.toml").read_text()
         values = tomllib.loads(text)
     except FileNotFoundError:
-        raise InputError(f"There is no recipe {str(source)!r}.", "Give a .toml file, or one of: mini, sdxl.") from None
+        known = ", ".join(bundled())
+        raise InputError(f"There is no recipe {str(source)!r}.", f"Give a .toml file, or one of: {known}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise InputError(f"Recipe {str(source)!r} cannot be read: {fault}.") from None
-    return recipe_from(values)
+    start = values.pop("extends", None)
+    if start is None:
+        return values
+    if start not in bundled():
+        raise InputError(f"Recipe key 'extends' cannot be {start!r}.", f"Allowed: {', '.join(bundled())}.")
+    return _merged(_read(start), values)
+
+
+def _merged(values: dict, changes: dict) -> dict:
+    """Nested dicts with some values replaced."""
+    both = dict(values)
+    for key, value in changes.items():
+        inside = isinstance(value, dict) and isinstance(both.get(key), dict)
+        both[key] = _merged(both[key], value) if inside else value
+    return both
 
 
 def recipe_from(values: dict) -> Recipe:
     """A recipe from the plain dicts that `recipe_values` gives; errors as `read_recipe`."""
     return _build(Recipe, values, "")
+
+
+def on_edges(recipe: Recipe, design: str) -> Recipe:
+    """The recipe for pairs whose A is an edge map ("canny" or "outline"; method, section 7).
+
+    Of a recipe for flat designs, what needs their colours or areas is taken back: no tile condition, no colour
+    correction, no guide, no palettes, stitches everywhere; drawn from pure noise under Canny at full scale. A recipe
+    for edge maps keeps its numbers.
+    """
+    if recipe.design != "flat":
+        return replace(recipe, design=design)
+    sampling = recipe.sampling
+    edges = Edges(tile=0.0, canny=1.0, strength=1.0, correct_colours=False)
+    sampling = replace(sampling, guide="none", style_guidance=1.0, firm=edges, free=edges)
+    training = replace(recipe.training, palettes=0)
+    return replace(recipe, design=design, stitches_alone=False, training=training, sampling=sampling)
 
 
 def recipe_values(recipe: Recipe) -> dict:

@@ -24,9 +24,10 @@ from tambour.analysis.similarity import compare
 from tambour.apply import Result, apply
 from tambour.base import Base, base_only, generator, load
 from tambour.base.preflight import Plan, plan_learn, settled
-from tambour.config import Recipe, read_recipe, recipe_values
+from tambour.config import Recipe, on_edges, read_recipe, recipe_values
 from tambour.errors import BaseModelError, InputError
 from tambour.images import contact_sheet, flatten
+from tambour.pair.edges import EDGE_MAPS
 from tambour.pair.flat import Pair
 from tambour.progress import Progress
 from tambour.stitch import default_stitch, stitch_values
@@ -69,7 +70,8 @@ def learn(
 
     Args:
         photo: a picture file.
-        design: your own flat design, aligned with the photo; None: one is made from it.
+        design: your own flat design, aligned with the photo; "canny" or "outline": the edge map of the picture, whose
+            colours are then style too (method, section 7); None: one is made from it as the recipe says.
         base: "mini", "sdxl", a base folder or a loaded base.
         recipe: every number of the run; None: the bundled one of the base's name, for other bases the paper's.
         seed: decides everything random.
@@ -89,10 +91,11 @@ def learn(
         InputError: photo, design, recipe, blocks or description cannot be used, or `work` is another run's.
         BaseModelError: the base cannot be loaded, does not fit into the memory or lacks what the recipe needs.
     """
+    own, recipe = recipe is not None, numbers(recipe, base)
+    design, recipe = structure(design, recipe)
     inputs = {"photo": fingerprint(photo), "design": design and fingerprint(design)}
     if stitch is not None:
         default_stitch(stitch)
-    own, recipe = recipe is not None, numbers(recipe, base)
     if stitch is not None and recipe.sampling.guide == "photo":  # who knows the stitch has no need of copies of it
         recipe = replace(recipe, sampling=replace(recipe.sampling, guide="stitches"))
     controls = controlnets(recipe, report is not None)
@@ -132,7 +135,7 @@ def learn(
             """Train one stage, `rows` crops a pass; at half time and at the end a sample is drawn for the report."""
             state = work / f"{name.replace(' ', '-')}.safetensors"
             common = dict(seed=seed, every_seconds=recipe.training.checkpoint_seconds, curves=losses[name])
-            alone = unet_alone(base, bool(recipe.training.tile))
+            alone = unet_alone(base, recipe.heard)
             with few_threads(base, reference.window, rows), alone as everything:
                 for record in train(name, adapter, steps, numbers, checkpoint=state, **common):
                     yield record
@@ -188,8 +191,8 @@ def analyse(
 
     Yields progress. Returns a `BlockChoice`.
     """
-    recipe = numbers(recipe, base)
-    base = _base(base, recipe, ("tile",) if recipe.training.tile else ())
+    design, recipe = structure(design, numbers(recipe, base))
+    base = _base(base, recipe, (recipe.heard,) if recipe.heard else ())
     pair = yield from prepare(photo, design, recipe, base)
     words = _words(base, pair, describe, recipe)
     reference = encode_pair(base, pair.design, pair.embroidery, words, recipe, pair.mask)
@@ -360,12 +363,19 @@ def numbers(recipe: Recipe | str | Path | None, base: str | Path | Base) -> Reci
     return read_recipe(name) if name in _BUNDLED else Recipe(base=name)
 
 
+def structure(design: str | Path | None, recipe: Recipe) -> tuple[str | Path | None, Recipe]:
+    """The design's file, if it is one, and the recipe, which knows the edge map that is wanted in its place."""
+    if str(design) not in EDGE_MAPS:
+        return design, recipe
+    return None, on_edges(recipe, str(design))
+
+
 def controlnets(recipe: Recipe, report: bool) -> tuple[str, ...]:
     """The kinds of ControlNets that `learn` needs: for training, for drawing pairs from designs, for the sheet."""
     drawn = report or (recipe.complement.source == "designs" and recipe.stage_two.iterations > 0)
     firm = recipe.sampling.firm
-    scales = {"tile": recipe.training.tile or (firm.tile if drawn else 0), "canny": firm.canny if drawn else 0}
-    return tuple(kind for kind, scale in scales.items() if scale > 0)
+    scales = {"tile": firm.tile, "canny": firm.canny}
+    return tuple(kind for kind, scale in scales.items() if kind == recipe.heard or (drawn and scale > 0))
 
 
 def _base(base: str | Path | Base, recipe: Recipe, controls: Sequence[str], plan: Plan | None = None) -> Base:
@@ -373,8 +383,10 @@ def _base(base: str | Path | Base, recipe: Recipe, controls: Sequence[str], plan
     if not isinstance(base, Base):
         offloaded = plan is not None and plan.offloaded
         base = load(base, dtype=recipe.precision, controlnets=controls, offloaded=offloaded)
-    if recipe.training.tile and "tile" not in base.controlnets:
-        raise BaseModelError(f"Base {base.name!r} has no ControlNet 'tile'.", "Set training.tile to 0 in the recipe.")
+    if recipe.heard and recipe.heard not in base.controlnets:
+        raise BaseModelError(
+            f"Base {base.name!r} has no ControlNet {recipe.heard!r}.", "Set training.tile to 0 in the recipe."
+        )
     if recipe.crop % base.pixel_multiple:
         raise InputError(
             f"Recipe crop {recipe.crop} does not fit base {base.name!r}.", f"Use a multiple of {base.pixel_multiple}."
@@ -384,4 +396,4 @@ def _base(base: str | Path | Base, recipe: Recipe, controls: Sequence[str], plan
     return base
 
 
-__all__ = ["analyse", "controlnets", "learn", "numbers"]
+__all__ = ["analyse", "controlnets", "learn", "numbers", "structure"]

@@ -336,17 +336,23 @@ def _same_size(image: np.ndarray, like: np.ndarray) -> np.ndarray:
     return cv2.resize(image, like.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
-def colour_difference(result: np.ndarray, design: np.ndarray, mask: np.ndarray | None = None) -> float:
+def colour_difference(
+    result: np.ndarray, design: np.ndarray, mask: np.ndarray | None = None, regions: np.ndarray | None = None
+) -> float:
     """Mean CIEDE2000 between region means of `result` and of `design`; 0 is the same, 100 black for white.
 
     A region is one colour of the design (in steps of 16) inside one cell of an 8 x 8 grid, so thread highlights average
     out while a wrong colour anywhere counts. Weighted by area; regions under 16 px (anti-aliasing) are left out.
+
+    Args:
+        regions: another picture whose colours say where regions are, where `design` is no flat one.
     """
     design = _rgb(design)
     result = _same_size(_rgb(result), design)
     height, width = design.shape[:2]
     grid = (np.arange(height) * 8 // height)[:, None] * 8 + (np.arange(width) * 8 // width)
-    label = (design.astype(np.int64) >> 4) @ np.array([256, 16, 1]) + 4096 * grid
+    flat = design if regions is None else _same_size(_rgb(regions), design)
+    label = (flat.astype(np.int64) >> 4) @ np.array([256, 16, 1]) + 4096 * grid
     keep = np.ones((height, width), bool) if mask is None or not np.any(mask) else np.asarray(mask, bool)
     _, label = np.unique(label[keep], return_inverse=True)
     area = np.bincount(label)
@@ -410,6 +416,7 @@ def score(
     reference: np.ndarray,
     design: np.ndarray,
     masks: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+    colours: bool = True,
 ) -> Scores:
     """Score a result against the embroidery it should resemble and the design it should show.
 
@@ -417,10 +424,11 @@ def score(
         result, reference, design: (H, W, 3) uint8 RGB or PIL pictures, of any sizes; `reference` may also be its (D,)
             `texture_statistics`, where many results are scored.
         masks: (H, W) bool of the stitched parts of `result` and of `reference`; None: everywhere.
+        colours: False: the design says nothing of them (it is an edge map), and `colour` is 1.
     """
     if not (isinstance(reference, np.ndarray) and reference.ndim == 1):
         reference = texture_statistics(reference, masks[1])
     style = style_score(texture_distance(texture_statistics(result, masks[0]), reference))
     kept = edge_f1(result, design)
-    colour = float(np.exp(-colour_difference(result, design) / _COLOUR_SCALE))
+    colour = float(np.exp(-colour_difference(result, design) / _COLOUR_SCALE)) if colours else 1.0
     return Scores(style, kept, colour, float((style * kept * colour) ** (1 / 3)))

@@ -457,7 +457,7 @@ def _learn_phases(
     latent, value = side // model.factor, computed(dtype, device)
     parameters = lora_parameters(model.unet, recipe.lora.rank, recipe.lora.convolutions)
     lora, drawing = LORA * parameters, BYTES["float32"] * parameters  # optimisers live in a stage only
-    trained = ["unet", "controlnet_tile"] if recipe.training.tile else ["unet"]
+    trained = ["unet", f"controlnet_{recipe.heard}"] if recipe.heard else ["unet"]
     alone = model.weights(dtype, device, None if device == "cpu" else trained)  # see training/run.py, `unet_alone`
     rank = recipe.lora.rank
     row = saved_bytes(model.unet, latent, latent, value, checkpointing, rank)

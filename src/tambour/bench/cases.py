@@ -232,7 +232,8 @@ class Pairing:
         fabric: RGB, median of the bare fabric as it looks on `embroidery`.
         edges: "firm" or "free".
         targets: the designs.
-        case: the style's own parameters, or None where nobody knows them.
+        case: the style's own parameters (a `StyleCase`, or another domain's), or None where nobody knows them.
+        domain: "embroidery", or a name in `domains.DOMAINS`.
     """
 
     name: str
@@ -244,7 +245,8 @@ class Pairing:
     fabric: tuple[int, int, int]
     edges: str
     targets: tuple[Target, ...]
-    case: StyleCase | None = field(default=None)
+    case: StyleCase | object | None = field(default=None)
+    domain: str = "embroidery"
 
 
 def pairing(style: StyleCase, designs: Sequence[str] | None = None) -> Pairing:

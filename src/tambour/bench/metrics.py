@@ -63,6 +63,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("colour", "CIEDE2000 to design", "lower", 0, 100,
            "mean CIEDE2000 (Sharma et al. 2005) of region means, against the flat design"),
     Metric("colour_truth", "CIEDE2000 to truth", "lower", 0, 100, "the same, against the truth"),
+    Metric("colour_look", "CIEDE2000 to truth", "lower", 0, 100,
+           "the same, against the truth, in the regions of the flat design; where colours are style"),
+    Metric("palette", "palette to reference", "lower", 0, 1,
+           "HistoGAN's histogram loss against the reference; where colours are style"),
     Metric("histogram", "histogram loss", "lower", 0, 1,
            "Hellinger distance of RGB-uv histograms (HistoGAN, Afifi et al. 2021, eq. 1 to 3), against the design"),
     Metric("edges", "edge F1", "higher", 0, 1, "F1 of colour-area borders against the design, within 1 % of the side"),
@@ -307,8 +311,28 @@ def measure(result: np.ndarray, known: Known) -> dict[str, float]:
     if known.truth is not None:
         values |= {
             "texture": texture_distance(statistics, known.truth_texture),
-            "identified": float(identify(statistics, known.library) == known.style),
             "period": period_error(result, known.truth, known.mask),
             "colour_truth": colour_difference(result, known.truth),
         }
+    if known.library:
+        values["identified"] = float(identify(statistics, known.library) == known.style)
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def measure_look(result: np.ndarray, known: Known, names: Sequence[str]) -> dict[str, float]:
+    """The metrics named, of a result in another domain, where colours may be style."""
+    statistics = texture_statistics(result, known.mask)
+    like = known.reference_design
+    if like.shape != known.design.shape:
+        like = cv2.resize(like, known.design.shape[1::-1], interpolation=cv2.INTER_AREA)
+    how = {
+        "texture": lambda: texture_distance(statistics, known.truth_texture),
+        "texture_reference": lambda: texture_distance(statistics, known.reference_texture),
+        "hfrd": lambda: hfrd(result, known.reference),
+        "colour_look": lambda: colour_difference(result, known.truth, regions=known.design),
+        "palette": lambda: histogram_loss(result, known.reference),
+        "edges": lambda: edge_f1(result, known.design),
+        "leak_content": lambda: leaked_content(result, known.design, like),
+    }
+    values = {name: how[name]() for name in names}
     return {name: value for name, value in values.items() if np.isfinite(value)}

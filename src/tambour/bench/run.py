@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from tambour.base import Base, load
-from tambour.bench import cases, metrics
+from tambour.bench import cases, domains, metrics
 from tambour.bench.cases import Pairing, Target
 from tambour.bench.methods import VERSION, pick
 from tambour.bench.methods.task import Method, Task, scaled, stitched
@@ -46,6 +46,7 @@ class Plan:
 
     Attributes:
         split: "development" or "test" of TruthBench; "paper" for a user's folder.
+        domain: "embroidery", or a name in `domains.DOMAINS`.
         styles, designs, methods: names; None: all.
         seeds: how many, counted from 0.
         base: name or folder of the base model.
@@ -65,6 +66,7 @@ class Plan:
     budget: float = 1.0
     folder: str | None = None
     text: bool = False
+    domain: str = domains.EMBROIDERY
 
     def pairings(self) -> tuple[tuple[Pairing, ...], tuple[str, ...]]:
         """The styles with their targets, and the prompts of the text task.
@@ -85,8 +87,12 @@ class Plan:
             if not found or not found[0].targets:
                 raise InputError("Nothing in the folder has these names.", "Name pictures by their file's stem.")
             return found, (prompts or cases.PROMPTS) if self.text else ()
-        styles = cases.styles_of(self.split, self.styles)
-        cases.check_renderer(styles)
+        other = self.domain != domains.EMBROIDERY
+        if other:
+            styles = domains.cases_of(self.domain, self.split, self.styles)
+        else:
+            styles = cases.styles_of(self.split, self.styles)
+            cases.check_renderer(styles)
         known = cases.DESIGNS[self.split]
         for name in self.designs or ():
             if name not in known:
@@ -94,8 +100,29 @@ class Plan:
         found = []
         for style in styles:
             names = [n for n in cases.targets_of(style) if self.designs is None or n in self.designs]
-            found.append(cases.pairing(style, names))
+            found.append((domains.pairing if other else cases.pairing)(style, names))
         return tuple(found), cases.PROMPTS if self.text else ()
+
+    def methods_meant(self) -> tuple[Method, ...]:
+        """The methods named, or all; in another domain those that need no stitches.
+
+        Raises:
+            InputError: one is not known, or makes no sense in the domain.
+        """
+        if self.domain == domains.EMBROIDERY:
+            return pick(self.methods)
+        for name in self.methods or ():
+            if name not in domains.METHODS:
+                allowed = ", ".join(domains.METHODS)
+                raise InputError(f"Method {name!r} is not run in domain {self.domain}.", f"Allowed: {allowed}.")
+        return pick(self.methods or domains.USUAL)
+
+    def numbers(self) -> Recipe:
+        """The recipe named, or that of the base for the domain, with the budget in it; faults as `read_recipe`."""
+        name = self.recipe
+        if name is None and self.domain != domains.EMBROIDERY:
+            name = f"{self.base}-{domains.DOMAINS[self.domain].recipe}"
+        return scaled(numbers(name, self.base), self.budget)
 
 
 REDUCED = Plan(
@@ -123,9 +150,8 @@ def run(out: str | Path, plan: Plan) -> Iterator[Progress]:
         BaseModelError: the base cannot be loaded.
     """
     out = Path(out)
-    methods = pick(plan.methods)
     pairings, prompts = plan.pairings()
-    recipe = scaled(numbers(plan.recipe, plan.base), plan.budget)
+    methods, recipe = plan.methods_meant(), plan.numbers()
     base: Base | None = None
     if any(method.needs_base for method in methods):
         yield Progress("base", 0, 1, "loading the base model")
@@ -157,8 +183,10 @@ def _note(out: Path, plan: Plan, recipe: Recipe, base: Base | None, places: Sequ
     Runs of the same cases, base and recipe add to each other; another base or recipe begins anew (what it made is kept,
     for when it comes back).
     """
+    other = plan.domain != domains.EMBROIDERY
     setup = {
-        "cases": cases.content_hash(),
+        "cases": domains.content_hash(plan.domain) if other else cases.content_hash(),
+        "domain": plan.domain,
         "base": plan.base,
         "fingerprint": base.fingerprint if base else "",
         "budget": plan.budget,
@@ -173,6 +201,7 @@ def _note(out: Path, plan: Plan, recipe: Recipe, base: Base | None, places: Sequ
     except FileNotFoundError:
         last = None
     if last is not None:
+        last["setup"].setdefault("domain", domains.EMBROIDERY)  # folders older than the other domains
         if "" in (setup["fingerprint"], last["setup"]["fingerprint"]):  # a run without a base fits every one
             setup["fingerprint"] = setup["fingerprint"] or last["setup"]["fingerprint"]
             last["setup"]["fingerprint"] = setup["fingerprint"]
@@ -238,7 +267,7 @@ def _learn_and_draw(
     work.mkdir(parents=True, exist_ok=True)
     truth = None
     if pairing.case is not None:
-        truth = lambda name, seed: cases.truth(pairing.case, name, CEILING_SEED + seed).image  # noqa: E731
+        truth = lambda name, seed: domains.truth(pairing.case, name, CEILING_SEED + seed).image  # noqa: E731
     task = Task(pairing, base if group[0].needs_base else None, recipe, seed, work, truth)
     learnt, spent, failed = None, {"seconds": 0.0, "cpu_seconds": 0.0, "memory": 0.0}, ""
     if group[0].learn is not None:
@@ -378,7 +407,7 @@ def known(pairing: Pairing, target: Target) -> metrics.Known:
         truth=truth,
         truth_texture=None if truth is None else texture_statistics(truth, mask),
         style=pairing.name,
-        library=library(target.name) if truth is not None else {},
+        library=library(target.name) if truth is not None and pairing.domain == domains.EMBROIDERY else {},
     )
 
 
@@ -388,7 +417,10 @@ def _metrics(picture: Image.Image, pairing: Pairing, item: Item) -> dict[str, fl
         reference = np.asarray(pairing.embroidery.convert("RGB"))
         leaked = metrics.histogram_loss(result, reference)
         return {"histogram_reference": leaked, "hfrd_text": metrics.hfrd(result, reference)}
-    return metrics.measure(result, known(pairing, item.target))
+    told = known(pairing, item.target)
+    if pairing.domain != domains.EMBROIDERY:
+        return metrics.measure_look(result, told, domains.DOMAINS[pairing.domain].metrics)
+    return metrics.measure(result, told)
 
 
 def setup_of(out: Path) -> dict:
@@ -424,7 +456,8 @@ def results(out: Path) -> list[tuple[Path, dict]]:
 def pairings_of(out: Path) -> dict[str, Pairing]:
     """The styles of the folder's benchmark by name."""
     setup = setup_of(out)
-    plan = Plan(folder=setup["folder"]) if setup["folder"] else Plan(split=setup["split"])
+    domain = setup.get("domain", domains.EMBROIDERY)
+    plan = Plan(folder=setup["folder"]) if setup["folder"] else Plan(split=setup["split"], domain=domain)
     return {pairing.name: pairing for pairing in plan.pairings()[0]}
 
 

@@ -22,6 +22,7 @@ from tambour.base.structure import structure_of, told
 from tambour.config import Recipe
 from tambour.errors import InputError
 from tambour.images import correct_colours, open_image, save_image, to_image, to_tensor
+from tambour.pair.edges import edge_map
 from tambour.pair.flat import make_design
 from tambour.progress import Progress
 from tambour.stitch.regions import find_regions
@@ -100,12 +101,15 @@ def generate(
         shown = [words[i] for i in some]
         if settings.source == "text":
             embroideries = imagine(base, recipe, shown, size, dice)
-            designs = [make_design(embroidery).design for embroidery in embroideries]
+            flat = recipe.design == "flat"
+            designs = [make_design(e).design if flat else edge_map(e, recipe) for e in embroideries]
         else:
             svgs = [
                 recolour(drawings[plan[i][1]], plan[i][0], settings.colours, d) for i, d in zip(some, dice, strict=True)
             ]
             designs = [on_ground(svg, size, fabric) for svg in svgs]
+            if recipe.design != "flat":
+                designs = [edge_map(design, recipe) for design in designs]
             embroideries = embroider(base, recipe, shown, designs, dice)
         for i, *pictures in zip(some, designs, embroideries, strict=True):
             for picture, path in zip(pictures, paths[i], strict=True):

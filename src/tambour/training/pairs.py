@@ -14,7 +14,7 @@ from PIL import Image
 
 from tambour.base import Base, Prompt
 from tambour.config import Recipe
-from tambour.images import key_ground, reach, tile_condition, to_tensor
+from tambour.images import canny_condition, key_ground, reach, tile_condition, to_tensor
 from tambour.stitch.regions import find_regions
 
 _WORTH = 0.5  # crops are drawn where the window holds at least this share of the stitches of the fullest window
@@ -31,6 +31,7 @@ class EncodedPair:
         window: (height, width) of a crop, px; the whole size where nothing is cropped.
         places: (top, left) of the crops that may be drawn, px, multiples of the base's; the fullest one first.
         tile: the condition of ControlNet-Tile, (1, 3, H, W) in [0, 1], or None where it is not used.
+        condition: the kind of ControlNet that `tile` is for; "canny" where the design is an edge map.
         keyed: the same with the design on a ground of no colour of its own, which the style's passes see; or None.
         stitches: (1, 1, H / f, W / f), how much an error of theirs counts there; None: the same everywhere.
     """
@@ -43,6 +44,7 @@ class EncodedPair:
     window: tuple[int, int]
     places: tuple[tuple[int, int], ...]
     tile: torch.Tensor | None = None
+    condition: str = "tile"
     keyed: torch.Tensor | None = None
     stitches: torch.Tensor | None = None
 
@@ -50,7 +52,7 @@ class EncodedPair:
 @dataclass(frozen=True)
 class Batch:
     """Crops of pairs; every tensor has B rows. Latents (B, c, h, w), time_ids (B, 6), tile and keyed (B, 3, h f, w f)
-    or None, stitches (B, 1, h, w) or None."""
+    or None, stitches (B, 1, h, w) or None. `condition`: see `EncodedPair`."""
 
     design: torch.Tensor
     embroidery: torch.Tensor
@@ -58,6 +60,7 @@ class Batch:
     c_emb: Prompt
     time_ids: torch.Tensor
     tile: torch.Tensor | None = None
+    condition: str = "tile"
     keyed: torch.Tensor | None = None
     stitches: torch.Tensor | None = None
 
@@ -89,7 +92,10 @@ def encode_pair(
     latents, tile, keyed, stitches = base.encode_image(to_tensor(design)), None, None, None
 
     def condition(shown: Image.Image) -> torch.Tensor:
-        picture = tile_condition(shown, recipe.training_kernel)
+        if recipe.heard == "canny":
+            picture = canny_condition(shown, recipe.sampling.canny_low, recipe.sampling.canny_high)
+        else:
+            picture = tile_condition(shown, recipe.training_kernel)
         return (to_tensor(picture).to(base.device, base.dtype) + 1) / 2
 
     if recipe.training.tile:
@@ -109,6 +115,7 @@ def encode_pair(
         places=find_places(mask, (height, width), window, multiple),
         tile=tile,
         keyed=keyed,
+        condition=recipe.heard or "tile",
         stitches=stitches,
     )
 
@@ -149,6 +156,7 @@ def crop(base: Base, pair: EncodedPair, places: Sequence[tuple[int, int]]) -> Ba
         time_ids=torch.cat([base.time_ids(height, width, place, pair.size) for place in places]),
         tile=None if pair.tile is None else cut(pair.tile, 1),
         keyed=None if pair.keyed is None else cut(pair.keyed, 1),
+        condition=pair.condition,
         stitches=None if pair.stitches is None else cut(pair.stitches, f),
     )
 
@@ -181,5 +189,6 @@ def join(first: Batch, second: Batch) -> Batch:
         time_ids=both(first.time_ids, second.time_ids),
         tile=None if first.tile is None else both(first.tile, second.tile),
         keyed=None if first.keyed is None else both(first.keyed, second.keyed),
+        condition=first.condition,
         stitches=None if first.stitches is None else both(first.stitches, second.stitches),
     )

@@ -12,6 +12,7 @@ from tambour.base import Base
 from tambour.config import Recipe
 from tambour.errors import InputError
 from tambour.images import fit, flatten, open_image, rgb_to_lab, save_image
+from tambour.pair.edges import edged
 from tambour.pair.flat import Pair, make_design
 from tambour.progress import Progress
 
@@ -31,6 +32,7 @@ def prepare(
         if design is not None:
             own = _on(picture.size, open_image(design, max(picture.size)), design)
             pair = _with_design(pair, fit(own, longer, base.pixel_multiple))
+        pair = edged(pair, recipe, own=design is not None)
         if folder is not None:
             for part in parts:
                 save_image(getattr(pair, part), folder / f"{part}.png", overwrite=True)

@@ -23,7 +23,7 @@ class RoutedModel:
 
     Attributes:
         style_blocks: names of the attention blocks that hear c_emb.
-        tile: scale of ControlNet-Tile in every pass; 0: none.
+        tile: scale of ControlNet-Tile (of the batch's `condition`) in every pass; 0: none.
         loss: "noise" or "output", what errors are measured in (`losses.denoising`).
     """
 
@@ -62,7 +62,7 @@ class RoutedModel:
 
     @torch.no_grad()
     def structure(self, z: torch.Tensor, t: torch.Tensor, batch: Batch, *, style: bool) -> Residuals | None:
-        """What ControlNet-Tile adds to the UNet for the crops' designs; None where the recipe does not use it.
+        """What the ControlNet adds to the UNet for the crops' designs; None where the recipe does not use it.
 
         With `style` it is shown the keyed designs, where there are any.
 
@@ -70,7 +70,7 @@ class RoutedModel:
         """
         if not self.tile:
             return None
-        return self.base.controlnets["tile"](
+        return self.base.controlnets[batch.condition](
             z.to(self.base.dtype),
             t,
             encoder_hidden_states=batch.c_des.embeds,

@@ -44,13 +44,14 @@ def few_threads(base: Base, window: tuple[int, int], rows: int = 1) -> Iterator[
 
 
 @contextmanager
-def unet_alone(base: Base, tile: bool) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """While open, only the UNet (and ControlNet-Tile, if `tile`) stays on the GPU; what it gives brings all back."""
-    nets = {kind: net for kind, net in base.controlnets.items() if not (kind == "tile" and tile)}
+def unet_alone(base: Base, control: str) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """While open, only the UNet (and the ControlNet of kind `control`, or "") stays on the GPU; what it gives brings
+    all back."""
+    nets = {kind: net for kind, net in base.controlnets.items() if kind != control}
     idle = [net for net in (base.vae, base.text_encoder, base.text_encoder_2, *nets.values()) if net is not None]
     if base.offloaded:  # they wait elsewhere already, and are fetched by whoever needs them
         idle = []
-    heard = [base.controlnets["tile"]] if tile else []
+    heard = [base.controlnets[control]] if control else []
 
     def move(device: torch.device | str) -> None:
         for net in idle:

@@ -44,7 +44,7 @@ def trained(
 ) -> Iterator[Progress]:
     """Train one phase after another: (name, steps, iterations)."""
     recipe = task.recipe
-    with few_threads(task.base, pair.window, recipe.batch), unet_alone(task.base, bool(recipe.training.tile)):
+    with few_threads(task.base, pair.window, recipe.batch), unet_alone(task.base, recipe.heard):
         for name, steps, iterations in phases:
             checkpoint = task.work / f"{name.replace(' ', '-')}.safetensors"
             common = dict(seed=task.seed, every_seconds=recipe.training.checkpoint_seconds, curves={})

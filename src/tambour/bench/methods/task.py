@@ -15,6 +15,7 @@ from tambour.bench.cases import Pairing, Target
 from tambour.config import Recipe, recipe_values
 from tambour.errors import InputError
 from tambour.images import flatten, save_image
+from tambour.pair.edges import edge_map
 from tambour.pair.flat import Pair
 from tambour.progress import Progress
 from tambour.stitch.regions import find_regions
@@ -58,8 +59,9 @@ class Task:
         return photo, design
 
     def flat(self, target: Target) -> Image.Image:
-        """A target on the fabric's colour, RGB."""
-        return flatten(target.design, self.style.fabric)
+        """A target as a method sees it: on the fabric's colour, or its edge map, RGB."""
+        flat = flatten(target.design, self.style.fabric)
+        return flat if self.recipe.design == "flat" else edge_map(flat, self.recipe)
 
 
 @dataclass(frozen=True)
