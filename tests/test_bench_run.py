@@ -78,7 +78,7 @@ def base(toy):
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_every_method_draws_on_the_toy_base(base, tmp_path, method):
     if method.needs_base and (reason := method.missing(base)):
-        assert method.name in ("rb-modulation", "instantstyle") and reason
+        assert method.name in ("rb-modulation", "instantstyle", "paper") and reason
         return
     pair = cases.pairing(cases.STYLES[0], ["heart"])
     (target,) = pair.targets

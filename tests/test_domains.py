@@ -105,7 +105,10 @@ def test_a_recipe_holds_only_what_differs_from_the_one_it_extends(tmp_path):
         assert (recipe.design, recipe.heard) == (design, "canny")
         for edges in (recipe.sampling.firm, recipe.sampling.free):
             assert (edges.tile, edges.canny, edges.strength, edges.correct_colours) == (0.0, 1.0, 1.0, False)
-    assert appearance == replace(sketch, design="outline") == on_edges(mini, "outline")
+    assert appearance == replace(sketch, design="outline")
+    found = on_edges(mini, "outline")
+    assert (found.sampling, found.training, found.heard) == (appearance.sampling, appearance.training, "canny")
+    assert not found.stitches_alone and found.stage_one == mini.stage_one
     mine = tmp_path / "mine.toml"
     mine.write_text('extends = "mini-sketch"\n[stage_one]\niterations = 7\n')
     assert read_recipe(mine) == replace(sketch, stage_one=replace(sketch.stage_one, iterations=7))

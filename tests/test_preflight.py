@@ -234,9 +234,9 @@ def test_large_pictures_take_more_time_and_little_more_memory(no_hub: None, mach
 def test_only_the_controlnets_of_the_route_are_asked_for() -> None:
     assert customize.controlnets(read_recipe("sdxl"), report=False) == ()
     assert customize.controlnets(read_recipe("sdxl"), report=True) == ("tile", "canny")
-    assert customize.controlnets(read_recipe("mini"), report=False) == ("tile", "canny")
-    one_stage = replace(read_recipe("mini"), stage_two=StageTwo(0))
-    assert customize.controlnets(one_stage, report=False) == ("tile",)
+    assert customize.controlnets(read_recipe("mini"), report=False) == ("tile",)
+    both_stages = replace(read_recipe("mini"), stage_two=StageTwo(3))
+    assert customize.controlnets(both_stages, report=False) == ("tile", "canny")
 
 
 # --- in the commands ----------------------------------------------------------------------------------------------

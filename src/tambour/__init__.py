@@ -53,9 +53,11 @@ class _Package(ModuleType):
 
 sys.modules[__name__].__class__ = _Package
 
-# Threads that have nothing to do shall sleep: spinning, two of them beside another busy process were ten times slower
-# than one. Read when torch is loaded; a value that the user has set stays.
+# Threads that have nothing to do shall sleep soon: spinning, two of them beside another busy process were ten times
+# slower than one; sleeping at once, half as slow again as need be on a quiet machine (docs/performance.md). Read when
+# torch is loaded; a value that the user has set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "800")
 
 
 def learn(
