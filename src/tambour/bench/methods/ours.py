@@ -124,7 +124,7 @@ METHODS = (
     Method("ours-photo", "ours + photo's stitches", "ours", "ours, started from the reference's stitches, quilted (not "
            "in the paper)", swatched, _ours, None, "ours"),
     Method("paper", "ours as in the paper", "ablation", f"{PAPER}, recipe mini-paper: nothing of what the recipe adds",
-           drawn, _paper, imagined, missing=lambda base: "" if base.name == "mini" else "it has no recipe beside its own"),
+           drawn, _paper, imagined, missing=lambda base: "" if base.name == "mini" else "it has one recipe"),
     _ablation("shown-whole", "without palettes and region", f"{PAPER}: the pair as it is, the LoRA everywhere",
               without_ours),
     _ablation("by-similarity", "blocks by similarity", f"{PAPER}, section 2: five at least",
