@@ -192,7 +192,7 @@ def run_checks(size: str, device: torch.device, half: torch.dtype, iterations: i
     """
     home = torch.device("cpu") if size == "toy" else device  # of the float32 reference
     exact = build(SIZES[size], home, torch.float32)
-    pairs = [Source.random(SIZES[size], home, seed).encoded(exact) for seed in (0, 1)]
+    pairs = [Source.random(SIZES[size], exact, seed).encoded(exact) for seed in (0, 1)]
 
     def checks(base: Base) -> Checks:
         return Checks(size, base, [moved(pair, base.device, base.dtype) for pair in pairs], iterations)
