@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from test_bench_run import finish
 
 import tambour.customize as customize
 from tambour.apply import Result, apply
@@ -44,16 +45,6 @@ from tambour.training.routing import RoutedModel
 
 SIDE = 96
 CANNY = replace(Recipe(), design="canny")
-
-
-def finish(work):
-    """Run to the end: (records, what it returned)."""
-    records = []
-    while True:
-        try:
-            records.append(next(work))
-        except StopIteration as end:
-            return records, end.value
 
 
 def toy_recipe(domain: str) -> Recipe:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from test_apply import complete, design, finish
+from test_bench_run import finish as run_to_end
 from test_sampling import drawn, noise
 from test_style import random_style
 
@@ -234,14 +235,5 @@ def test_a_recipe_may_name_the_blocks(toy_base: Base, pair: Pair, tmp_path) -> N
     )
     for blocks, chosen in ((None, wanted), (toy_base.attention_blocks[:1], toy_base.attention_blocks[:1])):
         run = learn(photo, base=toy_base, recipe=short, blocks=blocks, work=tmp_path / str(len(chosen)))
-        style = finished(run)
+        style = run_to_end(run)[1]
         assert tuple(style.blocks) == chosen and style.recipe["stitches_alone"]
-
-
-def finished(run):
-    """What a generator returns."""
-    while True:
-        try:
-            next(run)
-        except StopIteration as end:
-            return end.value

@@ -94,19 +94,30 @@ def build(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
         addition_time_embed_dim=16,
         projection_class_embeddings_input_dim=6 * 16 + TEXT_WIDTH,
     )
+    start_silent(unet)
+    text = text_encoder(tokenizer, TEXT_WIDTH, TOKENS, TEXT_WIDTH)
+    return Networks(unet, _controlnet(), _controlnet(), text, tokenizer)
+
+
+def start_silent(unet: UNet2DConditionModel) -> None:
+    """Let a new UNet, and every residual layer of it, add nothing yet."""
     nn.init.zeros_(unet.conv_out.weight)
     for block in (*unet.down_blocks, *unet.up_blocks, unet.mid_block):
         for resnet in block.resnets:
             nn.init.zeros_(resnet.conv2.weight)
+
+
+def text_encoder(tokenizer: CLIPTokenizer, width: int, length: int, projection: int) -> CLIPTextModelWithProjection:
+    """A new encoder of three layers for captions of at most `length` tokens; pooled text (B, projection)."""
     text = CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
+            hidden_size=width,
+            intermediate_size=4 * width,
             num_hidden_layers=3,
             num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            projection_dim=TEXT_WIDTH,
+            max_position_embeddings=length,
+            projection_dim=projection,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -115,7 +126,7 @@ def build(tokenizer: CLIPTokenizer, seed: int = 0) -> Networks:
     for parameter in text.parameters():  # CLIP's own initialisation is made for much wider models
         if parameter.dim() == 2:
             nn.init.normal_(parameter, std=0.04)
-    return Networks(unet, _controlnet(), _controlnet(), text, tokenizer)
+    return text
 
 
 def _controlnet() -> ControlNetModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tambour.apply import Result, apply
 from tambour.base import load
 from tambour.base.prior import PATCH, SIDE, Patches, encode_text, load_prior, predict
 from tambour.images import contact_sheet, flatten
 from tambour.pretrain.data import precision
-from tambour.pretrain.model import SHARD, make_tokenizer, sampler, scheduler
+from tambour.pretrain.model import SHARD, make_tokenizer, sampler, scheduler, start_silent, text_encoder
 from tambour.pretrain.train import LONGEST_STEP, StagePlan, Training, draw_times, load_average
 from tambour.pretrain.vocabulary import COLOUR_SYNONYMS, COLOURS, OBJECTS
 from tambour.pretrain.words import HANDS, Designs, captions, read_designs
@@ -91,27 +90,8 @@ def build(tokenizer: CLIPTokenizer, patches: Patches, seed: int = 0) -> Networks
         class_embed_type="projection",
         projection_class_embeddings_input_dim=TEXT_WIDTH,
     )
-    nn.init.zeros_(unet.conv_out.weight)
-    for block in (*unet.down_blocks, *unet.up_blocks, unet.mid_block):
-        for resnet in block.resnets:
-            nn.init.zeros_(resnet.conv2.weight)
-    text = CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            projection_dim=TEXT_WIDTH + ROUGH * (SIDE // PATCH) ** 2,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    for parameter in text.parameters():  # CLIP's own initialisation is made for much wider models
-        if parameter.dim() == 2:
-            nn.init.normal_(parameter, std=0.04)
+    start_silent(unet)
+    text = text_encoder(tokenizer, TEXT_WIDTH, TOKENS, TEXT_WIDTH + ROUGH * (SIDE // PATCH) ** 2)
     return Networks(unet, text, tokenizer, patches)
 
 
@@ -156,22 +136,13 @@ def run(
         networks.text.set_attn_implementation("eager")
     last, saved = time.monotonic(), time.monotonic()
     while training.spent < plan.seconds:
-        share = training.spent / plan.seconds
-        rate = plan.final_rate + (plan.rate - plan.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1, share)))
-        for optimizer in training.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (training.step + 1) / 100)
+        training.set_rate()
         rng = np.random.default_rng([plan.seed, training.step])
         code, captions = designs.draw(rng, batch)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = loss_of(networks, code.to(device), captions, plan, rng, alphas)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(training.parameters, 1.0)
-        for optimizer in training.optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        training.step += 1
-        training.update_average()
+        training.take_step()
         now = time.monotonic()
         training.spent += min(now - last, LONGEST_STEP)
         last = now

@@ -133,6 +133,24 @@ class Training:
         }
         self.step, self.spent = 0, 0.0
 
+    def set_rate(self) -> float:
+        """Set the learning rate by the share of the time that is spent, and return that share."""
+        plan, share = self.plan, self.spent / self.plan.seconds
+        rate = plan.final_rate + (plan.rate - plan.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1, share)))
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (self.step + 1) / 100)
+        return share
+
+    def take_step(self) -> None:
+        """Clip the gradients that were gathered, and follow them."""
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.update_average()
+
     def update_average(self) -> None:
         decay = min(self.plan.ema, (1 + self.step) / (20 + self.step))
         with torch.no_grad():
@@ -220,11 +238,7 @@ def run_stage(
         training.networks.text.set_attn_implementation("eager")
     last, saved = time.monotonic(), time.monotonic()
     while training.spent < plan.seconds:
-        share = training.spent / plan.seconds
-        rate = plan.final_rate + (plan.rate - plan.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1, share)))
-        for optimizer in training.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (training.step + 1) / 100)
+        share = training.set_rate()
         common, rng = (np.random.default_rng([plan.seed, training.step, who]) for who in (processes, rank))
         row = plan.sides[min(int(share * len(plan.sides)), len(plan.sides) - 1)]
         side = row[int(common.integers(len(row)))]
@@ -235,12 +249,7 @@ def run_stage(
         now = time.monotonic()
         training.spent += _average_over_processes(training.parameters, min(now - last, LONGEST_STEP))
         last = now
-        torch.nn.utils.clip_grad_norm_(training.parameters, 1.0)
-        for optimizer in training.optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        training.step += 1
-        training.update_average()
+        training.take_step()
         if rank == 0 and (now - saved > every or training.spent >= plan.seconds):
             training.save(checkpoint)
             saved = now
