@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 
 from tambour.base import load
+from tambour.base.prior import find_prior, load_prior
 from tambour.pretrain import autoencoder, corpus, data, evaluate, model, muon, train
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.texture import colour_difference
+from tambour.words import read_prompt
 
 SIZE = 64
 
@@ -274,3 +276,4 @@ def test_a_base_from_nothing(tmp_path: Path) -> None:
     assert (work / "a.png").exists() and (work / "a-text.png").exists()
     base = load(out, device="cpu")
     assert set(base.controlnets) == {"tile", "canny"} and len(base.attention_blocks) == 11
+    assert "red heart" in str(read_prompt("two red hearts", load_prior(find_prior(str(out)))))

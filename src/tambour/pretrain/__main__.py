@@ -8,7 +8,7 @@ sheet      the evaluation page of a stage
 export     write the base folder
 words      train the prior, the small model that makes a design of words, and write it into the base folder
 wordsheet  forty prompts as the prior of a base folder draws them, and in a style
-all        these six, one after the other: mini from nothing
+all        art, corpus, decoder, stage, sheet, export and words, one after the other: mini from nothing
 gpu        corpus, decoder, one stage, sheet in one self-contained run of a few minutes; few and small files
 unpack     put the files of a gpu run into the work folder, to go on from them
 adopt      the same with the weights of a base folder, such as the bundled one
@@ -54,7 +54,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1450, help="pictures of the corpus to train on")
     parser.add_argument("--unseen", type=int, default=200, help="corpus: further pictures, for the sheet alone")
     parser.add_argument(
-        "--seconds", type=float, default=900, help="time to train; `all`: UNet and the rest, the decoder a sixth more"
+        "--seconds",
+        type=float,
+        default=900,
+        help="time to train; `all`: UNet and the rest, the prior as long again, the decoder a sixth",
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--ranks", type=int, default=1, help="stage: processes that share its work (CPU)")
@@ -207,6 +210,8 @@ def _all(args: argparse.Namespace) -> None:
     _sheet(args)
     args.out = out
     _export(args)
+    args.plan = {}  # the stage's own
+    _words(args)
 
 
 def _gpu(args: argparse.Namespace) -> None:
