@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from tambour.base import Base, Prompt, generator, load
+from tambour.base.patches import OnDesign, Patches
 from tambour.base.preflight import Plan, plan_apply
 from tambour.base.prior import Prior, find_prior, load_prior
 from tambour.base.sampling import sample, set_timesteps, windowed
@@ -37,6 +38,7 @@ from tambour.pair.edges import edge_map
 from tambour.progress import Progress
 from tambour.stitch import Fabric, Stitch, render
 from tambour.stitch.regions import find_regions
+from tambour.stitch.relief import Relief
 from tambour.stitch.swatch import lay_swatch
 from tambour.style import Style, attached, check_base
 from tambour.texture import Scores, score
@@ -154,6 +156,7 @@ def apply(
     constant = _guidance(base, words, recipe) | {"strength": strength}
     plain = base.encode_prompt([recipe.prompts.design.format("design")])
     statistics = np.asarray(style.statistics, np.float32)
+    patches = Patches(base, Relief.of_bytes(style.relief)) if sampling.patches and style.relief else None
 
     def prepared() -> Iterator[_Job]:
         """What is to be drawn, in its order."""
@@ -167,8 +170,9 @@ def apply(
             kept = _bare(inside) if guided else None
             kernel = _kernel(base, flat, sampling, size)
             structure = structure_of(flat, inside, weights, kernel, recipe)
+            said = patches.on(flat, inside) if patches else None
             for number in range(samples):
-                yield _Job(index, number, fitted, inside, frame, flat, start, structure, kept)
+                yield _Job(index, number, fitted, inside, frame, flat, start, structure, kept, said)
 
     best: Result | None = None
     done = 0
@@ -182,6 +186,8 @@ def apply(
                 start=torch.cat([to_tensor(job.start) for job in jobs]),
                 **told([job.structure for job in jobs], weights, plain, recipe),
                 kept=torch.cat([job.kept for job in jobs]) if guided else None,
+                patches=[job.patches for job in jobs if job.patches],
+                patch_weight=sampling.patches,
                 **constant,
             )
             pictures = yield from _told(drawing, "apply", done, total, len(jobs), place)
@@ -401,6 +407,7 @@ class _Job:
         flat, start: it on the fabric, and what the run starts from.
         structure: what the ControlNets are shown.
         kept: (1, 1, H, W), 1 where the start stays as it is; None where nothing has to.
+        patches: what the reference's patches say of it; None where they say nothing.
     """
 
     index: int
@@ -412,6 +419,7 @@ class _Job:
     start: Image.Image
     structure: Structure
     kept: torch.Tensor | None
+    patches: OnDesign | None
 
 
 def _together(plan: Plan | None, batch: int | None) -> int:

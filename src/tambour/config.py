@@ -122,6 +122,8 @@ class Sampling:
     guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper); "stitches", it drawn in the
     # stitch fitted to the reference; "photo", it covered with the reference's own stitches
     guide_strength: float = 0.6  # SDEdit strength when starting from a guide
+    patches: float = 0.0  # how much the reference's own patches say of what is stitched, 0 to 1 (ours); above 0 the
+    # base's autoencoder must be linear, as mini's is
     firm: Edges = field(default_factory=Edges)
     free: Edges = field(default_factory=lambda: Edges(tile=0.4, canny=0.0, strength=0.85, correct_colours=False))
 

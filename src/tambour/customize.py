@@ -32,6 +32,7 @@ from tambour.pair.flat import Pair
 from tambour.progress import Progress
 from tambour.stitch import default_stitch, stitch_values
 from tambour.stitch.fit import fit_stitch
+from tambour.stitch.relief import cut_relief
 from tambour.stitch.swatch import cut_swatch
 from tambour.style import Style
 from tambour.texture import texture_statistics
@@ -284,6 +285,7 @@ def _style(
     base: Base,
 ) -> Style:
     embroidery, mask = np.asarray(pair.embroidery.convert("RGB")), np.asarray(pair.mask) > 127
+    design = np.asarray(pair.design.convert("RGB"))
     small = pair.embroidery.convert("RGB")
     small.thumbnail((256, 256))
     thumbnail = io.BytesIO()
@@ -302,7 +304,8 @@ def _style(
         stitch=stitch_values(fit_stitch(embroidery, mask, family=family)) if min(mask.shape) >= 32 else None,
         statistics=tuple(float(value) for value in texture_statistics(embroidery, mask)),
         thumbnail=thumbnail.getvalue(),
-        swatch=cut_swatch(embroidery, np.asarray(pair.design.convert("RGB")), mask),
+        swatch=cut_swatch(embroidery, design, mask),
+        relief=cut_relief(embroidery, design, mask) if recipe.sampling.patches else b"",
     )
 
 

@@ -35,7 +35,7 @@ def cut_swatch(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
     if side < 24 or not mask.any():
         return b""
     contrast, _ = contrast_map(photo, mask)
-    clear = _clear(design, mask)
+    clear = clear_of(design, mask)
     area = side * side
     cover = _sums(clear.astype(np.float32), side) / area
     energy = _sums(np.square(contrast) * clear, side) / np.maximum(area * cover, 1)
@@ -73,7 +73,7 @@ def lay_swatch(swatch: bytes, flat: np.ndarray, inside: np.ndarray, seed: int = 
     return lab_to_rgb(np.dstack([np.where(inside, light, lab[..., 0]), lab[..., 1:]]))
 
 
-def _clear(design: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def clear_of(design: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Where nothing but stitches of one colour is seen, (H, W) bool."""
     lab = rgb_to_lab(design)
     border = np.zeros(mask.shape, np.uint8)

@@ -16,8 +16,10 @@ from PIL import Image
 
 from tambour.bench.cases import Target
 from tambour.bench.methods.task import Method, Task, stitched
+from tambour.errors import InputError
 from tambour.images import flatten, lab_to_rgb, rgb_to_lab
 from tambour.progress import Progress
+from tambour.stitch.swatch import cut_swatch, lay_swatch
 
 LEVELS = 3  # of the pyramid, each half as large
 _FAR = 24.0  # px at full size; further from a border it is simply the inside
@@ -264,10 +266,27 @@ def optimal_transport(task: Task, learnt: None, target: Target) -> Iterator[Prog
     return shaded(task.flat(target), result)
 
 
+# -- image quilting ---------------------------------------------------------------------------------------------------
+
+
+def quilting(task: Task, learnt: None, target: Target) -> Iterator[Progress]:
+    """Pieces of the reference's relief laid side by side where they differ least. Returns the picture."""
+    yield Progress("quilting", 0, 1)
+    flat = task.flat(target)
+    design = np.asarray(flatten(task.style.design, task.style.fabric))
+    swatch = cut_swatch(np.asarray(task.style.embroidery.convert("RGB")), design, task.style.mask)
+    if not swatch:
+        raise InputError("The reference is too small for a swatch.", "Give a larger one.")
+    yield Progress("quilting", 1, 1)
+    return Image.fromarray(lay_swatch(swatch, np.asarray(flat), stitched(target), task.seed))
+
+
 METHODS = (
     Method("analogies", "image analogies (PatchMatch)", "model-free", "Hertzmann et al. 2001, matched as in Barnes et "
            "al. 2009 with guides as in StyLit (Fiser et al. 2016); patches of 9 px, three levels", analogies,
            needs_base=False),
     Method("transport", "optimal transport", "model-free", "sliced optimal transport of patches: Rabin et al. 2011, "
            "Galerne et al. 2018; patches of 7 px, three levels", optimal_transport, needs_base=False),
+    Method("quilting", "image quilting", "model-free", "Efros and Freeman 2001, section 2, of the relief's clearest "
+           "pieces (stitch/swatch.py)", quilting, needs_base=False),
 )  # fmt: skip

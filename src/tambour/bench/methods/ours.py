@@ -40,6 +40,21 @@ def drawn(task: Task, style: Style, target: Target, guide: str = "none") -> Iter
     return (yield from _last(apply(style, [target.design], base=task.base, **settings)))
 
 
+def without_patches(task: Task, style: Style, target: Target) -> Iterator[Progress]:
+    """The same without the reference's patches."""
+    return (yield from drawn(task, _sampled(style, patches=0.0), target))
+
+
+def patches_alone(task: Task, style: Style, target: Target) -> Iterator[Progress]:
+    """The same without the LoRA: the base and the reference's patches."""
+    return (yield from drawn(task, _sampled(style, lora_scale=0.0), target))
+
+
+def _sampled(style: Style, **changes: float) -> Style:
+    """A style whose recipe samples in another way."""
+    return replace(style, recipe={**style.recipe, "sampling": {**style.recipe["sampling"], **changes}})
+
+
 def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
     """The same, started from drawn stitches."""
     return (yield from drawn(task, style, target, guide="stitches"))
@@ -125,8 +140,12 @@ METHODS = (
            "in the paper)", swatched, _ours, None, "ours"),
     Method("paper", "ours as in the paper", "ablation", f"{PAPER}, recipe mini-paper: nothing of what the recipe adds",
            drawn, _paper, imagined, missing=lambda base: "" if base.name == "mini" else "it has one recipe"),
-    _ablation("shown-whole", "without palettes and region", f"{PAPER}: the pair as it is, the LoRA everywhere",
-              without_ours),
+    Method("no-patches", "without patches", "ablation", "ours, without the reference's patches in sampling",
+           without_patches, _ours, None, "ours"),
+    Method("patches-alone", "patches without LoRA", "ablation", "the base and the reference's patches",
+           patches_alone, _ours, None, "ours"),
+    _ablation("shown-whole", "without palettes, region, patches",
+              f"{PAPER}: the pair as it is, the LoRA everywhere", without_ours),
     _ablation("by-similarity", "blocks by similarity", f"{PAPER}, section 2: five at least",
               lambda recipe: replace(recipe, analysis=replace(recipe.analysis, blocks=(), fewest=5))),
     _ablation("both-stages", "with step 1 and stage two", f"{PAPER}, sections 3 to 5, as many updates", staged),
