@@ -15,7 +15,7 @@ from tambour.apply import Result, apply
 from tambour.base import Base, load
 from tambour.base.patches import FROM, Patches, clean, response
 from tambour.config import read_recipe, recipe_values
-from tambour.errors import StyleError
+from tambour.errors import InputError, StyleError
 from tambour.images import to_image, to_tensor
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.stitch.relief import Relief, cut_relief, highlight, place_of
@@ -177,3 +177,10 @@ def test_a_style_draws_with_them_and_says_so_in_its_file(mini: Base) -> None:
 
     assert np.array_equal(drawn(1.0), drawn(1.0))
     assert np.abs(drawn(1.0) - drawn(0.0)).mean() > 1
+
+
+def test_out_of_range_is_refused(mini: Base) -> None:
+    recipe = read_recipe("mini")
+    recipe = replace(recipe, sampling=replace(recipe.sampling, patches=1.5))
+    with pytest.raises(InputError, match=r"patches 1\.5"):
+        next(apply(random_style(mini), [Image.new("RGB", (64, 64))], base=mini, recipe=recipe, guide="none"))

@@ -125,6 +125,8 @@ def apply(
         raise InputError(f"strength {strength!r} is out of range.", "Give a number above 0, at most 1.")
     if int(sampling.steps * strength) < 1:
         raise InputError(f"strength {strength!r} leaves none of {sampling.steps} steps.", "Give a larger strength.")
+    if not 0 <= sampling.patches <= 1:
+        raise InputError(f"sampling.patches {sampling.patches!r} is out of range.", "Give 0 to 1 in the recipe.")
     if samples < 1:
         raise InputError(f"samples {samples!r} is out of range.", "Draw at least one.")
     size = _size(size, sampling)

@@ -260,7 +260,7 @@ def on_edges(recipe: Recipe, design: str) -> Recipe:
         return replace(recipe, design=design)
     sampling = recipe.sampling
     edges = Edges(tile=0.0, canny=1.0, strength=1.0, correct_colours=False)
-    sampling = replace(sampling, guide="none", style_guidance=1.0, firm=edges, free=edges)
+    sampling = replace(sampling, guide="none", style_guidance=1.0, patches=0.0, firm=edges, free=edges)
     training = replace(recipe.training, palettes=0)
     return replace(recipe, design=design, stitches_alone=False, training=training, sampling=sampling)
 

@@ -23,6 +23,7 @@ from tambour.analysis.blocks import BlockChoice, check_blocks
 from tambour.analysis.similarity import compare
 from tambour.apply import Result, apply
 from tambour.base import Base, base_only, generator, load
+from tambour.base.patches import response
 from tambour.base.preflight import Plan, plan_learn, settled
 from tambour.config import Recipe, on_edges, read_recipe, recipe_values
 from tambour.errors import BaseModelError, InputError
@@ -106,6 +107,8 @@ def learn(
         yield Progress("plan", 1, 1, plan.summary())
         recipe = settled(recipe, plan)
     base = _base(base, recipe, controls, plan)
+    if recipe.sampling.patches:
+        response(base)  # refuses a base that could not draw them, before anything is learnt
     wanted = recipe.analysis.blocks or None if blocks is None else blocks
     named = None if wanted is None else check_blocks(wanted, base.attention_blocks)
     chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "stitch": stitch}
