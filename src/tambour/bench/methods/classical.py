@@ -16,7 +16,6 @@ from PIL import Image
 
 from tambour.bench.cases import Target
 from tambour.bench.methods.task import Method, Task, stitched
-from tambour.errors import InputError
 from tambour.images import flatten, lab_to_rgb, rgb_to_lab
 from tambour.progress import Progress
 from tambour.stitch.swatch import cut_swatch, lay_swatch
@@ -270,14 +269,17 @@ def optimal_transport(task: Task, learnt: None, target: Target) -> Iterator[Prog
 
 
 def quilting(task: Task, learnt: None, target: Target) -> Iterator[Progress]:
-    """Pieces of the reference's relief laid side by side where they differ least. Returns the picture."""
+    """Pieces of the reference's relief laid side by side where they differ least. Returns the picture.
+
+    Where the reference is too small for a swatch, that is the flat design.
+    """
     yield Progress("quilting", 0, 1)
     flat = task.flat(target)
     design = np.asarray(flatten(task.style.design, task.style.fabric))
     swatch = cut_swatch(np.asarray(task.style.embroidery.convert("RGB")), design, task.style.mask)
-    if not swatch:
-        raise InputError("The reference is too small for a swatch.", "Give a larger one.")
     yield Progress("quilting", 1, 1)
+    if not swatch:
+        return flat
     return Image.fromarray(lay_swatch(swatch, np.asarray(flat), stitched(target), task.seed))
 
 
