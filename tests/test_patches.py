@@ -13,7 +13,7 @@ from test_style import random_style
 
 from tambour.apply import Result, apply
 from tambour.base import Base, load
-from tambour.base.patches import FROM, Patches, clean, response
+from tambour.base.patches import FROM, Patches, response
 from tambour.config import read_recipe, recipe_values
 from tambour.errors import InputError, StyleError
 from tambour.images import to_image, to_tensor
@@ -156,9 +156,9 @@ def test_outside_of_the_stitches_and_in_pure_noise_the_base_has_its_say(mini: Ba
     a, s = math.sqrt(float(alphas[t])), math.sqrt(1 - float(alphas[t]))
     estimate, filled = patches.estimate(z, a, s)
     full = filled[0, 0] == 1
-    assert torch.allclose(clean(mini, mixed, z, a, s)[0][:, full], estimate[0][:, full], atol=1e-3)
-    half = clean(mini, patches.mixed(mini, output, t, z, 0.5), z, a, s)
-    both = (clean(mini, output, z, a, s) + estimate) / 2
+    assert torch.allclose(mini.to_x0(mixed, z, t)[0][:, full], estimate[0][:, full], atol=1e-3)
+    half = mini.to_x0(patches.mixed(mini, output, t, z, 0.5), z, t)
+    both = (mini.to_x0(output, z, t) + estimate) / 2
     assert torch.allclose(half[0][:, full], both[0][:, full], atol=1e-3)
 
 

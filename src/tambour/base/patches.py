@@ -48,7 +48,7 @@ class Lies:
 
     Attributes:
         label: region, 0 outside; `share` of the latent's pixels are in it.
-        colour: number of the region's colour in `Patches.colours`.
+        colour: number of the region's colour in `OnDesign.colours`.
         direction: bin of the region's direction, modulo half a turn.
         distance: px to the border.
     """
@@ -266,17 +266,10 @@ class OnDesign:
         if a < FROM:
             return output
         estimate, filled = self.estimate(z.float().cpu(), a, s)
-        change = weight * filled * (estimate - clean(base, output, z, a, s).float().cpu())
+        change = weight * filled * (estimate - base.to_x0(output, z, t).float().cpu())
         return output + {"sample": 1.0, "epsilon": -a / s, "v_prediction": -1 / s}[base.prediction_type] * change.to(
             output
         )
-
-
-def clean(base: Base, output: torch.Tensor, z: torch.Tensor, a: float, s: float) -> torch.Tensor:
-    """The clean latents that a model's raw output says."""
-    if base.prediction_type == "sample":
-        return output
-    return (z - s * output) / a if base.prediction_type == "epsilon" else a * z - s * output
 
 
 def _about_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -94,9 +94,10 @@ class Relief:
         try:
             with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
                 frame, strength = image.text["frame"], float(image.text["strength"])
-                assert frame in FRAMES and 0 < strength < 10 and image.mode == "RGBA" and max(image.size) <= SIDE
+                if frame not in FRAMES or not 0 < strength < 10 or image.mode != "RGBA" or max(image.size) > SIDE:
+                    raise ValueError("not what `to_bytes` writes")
                 pixels = np.asarray(image).astype(np.float32)
-        except (OSError, SyntaxError, ValueError, KeyError, AttributeError, AssertionError):
+        except (OSError, SyntaxError, ValueError, KeyError, AttributeError, Image.DecompressionBombError):
             raise StyleError("The style's relief cannot be read.", "Learn the style again.") from None
         clear = pixels[..., 3] > 127
         contrast = np.where(clear, (pixels[..., 0] - 128) / _CONTRAST, 0)
