@@ -9,7 +9,7 @@ export     write the base folder
 words      train the prior, the small model that makes a design of words, and write it into the base folder
 wordsheet  forty prompts as the prior of a base folder draws them, and in a style
 all        art, corpus, decoder, stage, sheet, export and words, one after the other: mini from nothing
-gpu        corpus, decoder, one stage, sheet in one self-contained run of a few minutes; few and small files
+gpu        one stage on a large GPU, its corpus rendered meanwhile, in one self-contained run; few and small files
 unpack     put the files of a gpu run into the work folder, to go on from them
 adopt      the same with the weights of a base folder, such as the bundled one
 """
@@ -20,6 +20,8 @@ import argparse
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,7 +30,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 
-from tambour.pretrain import autoencoder, corpus, data, evaluate, model, prior, train, words
+from tambour.pretrain import autoencoder, corpus, data, evaluate, model, prior, resident, train, words
 from tambour.style import read_style
 
 
@@ -52,6 +54,9 @@ def main() -> None:
         help='changes of the stage\'s plan, JSON: {"rate": 0.001}',
     )
     parser.add_argument("--count", type=int, default=1450, help="pictures of the corpus to train on")
+    parser.add_argument("--first", type=int, default=0, help="corpus, gpu: number of the first picture")
+    parser.add_argument("--least", type=int, default=600, help="gpu: pictures to have before the training starts")
+    parser.add_argument("--decoder", type=float, default=0, help="gpu: seconds of decoder training beside it")
     parser.add_argument("--unseen", type=int, default=200, help="corpus: further pictures, for the sheet alone")
     parser.add_argument(
         "--seconds",
@@ -81,7 +86,9 @@ def _art(args: argparse.Namespace) -> None:
 def _corpus(args: argparse.Namespace) -> None:
     began = time.monotonic()
     count = args.count + args.unseen
-    for done in corpus.make_corpus(args.work / "art", args.work / "corpus", count, processes=args.processes):
+    for done in corpus.make_corpus(
+        args.work / "art", args.work / "corpus", count, first=args.first, processes=args.processes
+    ):
         print(f"corpus {done}/{count}  {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -151,6 +158,7 @@ def _sheet(args: argparse.Namespace) -> None:
         print(f"No pictures beyond the first {args.count}: judged on pictures of the training.")
         rows = evaluate.first_of_each(pictures, count=args.each)
     networks, vae, out = _load(args), _vae(args), args.out or args.work
+    out.mkdir(parents=True, exist_ok=True)
     began, judged, shown, judge = time.monotonic(), [], [], evaluate.Judge(pictures, rows)
     for n, picture in evaluate.draw_rows(networks, vae, pictures, rows, steps=args.steps, guidance=args.guidance):
         judged.append(judge(picture, n))
@@ -215,21 +223,39 @@ def _all(args: argparse.Namespace) -> None:
 
 
 def _gpu(args: argparse.Namespace) -> None:
-    """Corpus for 90 s on all cores, decoder, one stage, sheet: all within `--seconds`; small files into `--out`."""
+    """A stage on a corpus that is rendered meanwhile, and the decoder beside it; small files into `--out`."""
     began = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
-    _corpus(args)
-    if not (args.work / "vae" / "rounds").exists():
-        total, args.seconds = args.seconds, 90
-        _decoder(args)
-        args.seconds = total
-    args.plan = {"tokens": 262144, "sides": [[32]], "ema": 0.9995, **args.plan}
-    args.seconds = max(10.0, args.seconds - (time.monotonic() - began + 60))
-    _stage(args)
-    model.pack(_load(args), _vae(args), args.out, args.name)
-    _sheet(args)
-    plan = dataclasses.asdict(train.StagePlan(seconds=args.seconds, **args.plan))
-    (args.out / "plan.json").write_text(json.dumps(plan, indent=1))
+    render = ["corpus", "--first", str(args.first), "--unseen", "0", "--count", str(args.count), "--processes",
+              str(args.processes)]  # fmt: skip
+    others = [_beside(args, *render)]
+    networks = _networks(args)
+    train.load_average(args.work / f"{args.start}.safetensors", networks)
+    usual = {"tokens": 131072, "sides": [[32, 32, 64], [32, 64], [32, 64, 128], [64, 128]], "ema": 0.9995, "tile": 0.88,
+             "last": 0.1, "seconds": max(10.0, args.seconds - (time.monotonic() - began) - 15)}  # fmt: skip
+    plan = train.StagePlan(**{**usual, **args.plan})
+    told = 0.0
+    try:
+        for step, loss, spent, pictures in resident.run(
+            networks.to(args.device), _vae(args), args.work / "corpus", plan, room=args.count, least=args.least
+        ):
+            if args.decoder and pictures >= 1200 and len(others) == 1:
+                others.append(_beside(args, "decoder", "--count", "1200", "--seconds", str(args.decoder)))
+            if spent - told > 5:
+                told = spent
+                print(f"step {step}  loss {loss:.4f}  {spent:.0f} s  {pictures} pictures", flush=True)
+    finally:
+        others[0].kill()
+    for other in others[1:]:
+        other.wait()
+    model.pack(networks, _vae(args), args.out, args.name)
+    (args.out / "plan.json").write_text(json.dumps({"steps": step, "pictures": pictures, **dataclasses.asdict(plan)}))
+
+
+def _beside(args: argparse.Namespace, *words: str) -> subprocess.Popen:
+    """Another step of the same work folder as a process of its own."""
+    command = [sys.executable, "-m", "tambour.pretrain", *words, "--work", str(args.work), "--device", args.device]
+    return subprocess.Popen(command)
 
 
 def _unpack(args: argparse.Namespace) -> None:

@@ -115,10 +115,16 @@ def loss_of(
     return (weight * (clean - latents) ** 2).mean()
 
 
+def rate_at(plan: StagePlan, share: float) -> float:
+    """The learning rate once `share` of the time is spent, before it is warmed up: half a cosine."""
+    return plan.final_rate + (plan.rate - plan.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1, share)))
+
+
 class Training:
     """All mutable state of a stage: networks, their average, the optimizer, the step and the seconds spent."""
 
-    def __init__(self, networks: Networks, plan: StagePlan) -> None:
+    def __init__(self, networks: Networks, plan: StagePlan, *, capturable: bool = False) -> None:
+        """`capturable`: its steps are recorded as CUDA graphs (`tambour.pretrain.resident`)."""
         self.networks, self.plan = networks, plan
         self.average = {name: copy.deepcopy(module.state_dict()) for name, module in networks.modules().items()}
         matrices, others = [], []
@@ -129,14 +135,16 @@ class Training:
         self.parameters = [*matrices, *others]
         self.optimizers = {
             "muon": Muon(matrices, lr=plan.rate),
-            "adam": torch.optim.AdamW(others, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+            "adam": torch.optim.AdamW(
+                others, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True, capturable=capturable
+            ),
         }
         self.step, self.spent = 0, 0.0
 
     def set_rate(self) -> float:
         """Set the learning rate by the share of the time that is spent, and return that share."""
-        plan, share = self.plan, self.spent / self.plan.seconds
-        rate = plan.final_rate + (plan.rate - plan.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1, share)))
+        share = self.spent / self.plan.seconds
+        rate = rate_at(self.plan, share)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (self.step + 1) / 100)
