@@ -273,14 +273,27 @@ def drop_specks(labels: np.ndarray, area: float) -> np.ndarray:
     return _fill(labels, speck)
 
 
-def merge_mottle(labels: np.ndarray, colours: np.ndarray, window: float, finely: float = 0.25) -> np.ndarray:
-    """Where two shades of one colour alternate finely (lit threads and the gaps between them), the commoner takes all.
+def _shades(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """(K, K) bool: the same yarn in more or less light, as deep as the gap between two stitches.
 
-    Finely: within `window` px there are `finely` pixels of common border to a pixel of the rarer shade (spots under 16
-    px, lines under 8), and the rarer one is at least an eighth: one thin outline is left alone.
+    What the picture's rim mostly shows is more likely cloth: of its shades only those of folds count.
     """
     along, hue = _shading(colours[:, None] - colours, (colours[:, None] + colours) / 2)
-    shade = (hue < MERGE**2) & (along < (4 * MERGE) ** 2)
+    deep = (hue < (1.75 * MERGE) ** 2) & (along < (7.5 * MERGE) ** 2)
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    cloth = np.bincount(rim, minlength=len(colours)).argmax()
+    deep[cloth] = deep[:, cloth] = False
+    return deep | (hue < MERGE**2) & (along < (4 * MERGE) ** 2)
+
+
+def merge_mottle(labels: np.ndarray, colours: np.ndarray, window: float, finely: float = 0.18) -> np.ndarray:
+    """Where two shades of one colour alternate finely (lit threads and the gaps between them), the commoner takes all.
+
+    Finely: within `window` px there are `finely` pixels of common border to a pixel of the rarer shade (spots under 22
+    px, lines under 11), and the rarer one is at least a sixteenth: one thin outline is left alone.
+    """
+    along, _ = _shading(colours[:, None] - colours, (colours[:, None] + colours) / 2)
+    shade = _shades(labels, colours)
     pairs = [(along[i, j], i, j) for i in range(len(colours)) for j in range(i) if shade[i, j]]
     labels = labels.copy()
     for _, i, j in sorted(pairs):
@@ -292,17 +305,21 @@ def merge_mottle(labels: np.ndarray, colours: np.ndarray, window: float, finely:
             continue
         a, b = (cv2.GaussianBlur(part.astype(np.float32), (0, 0), window) for part in (one, two))
         rare = np.minimum(a, b)
-        mixed = (one | two) & (cv2.GaussianBlur(border, (0, 0), window) > finely * rare) & (rare > 0.125 * (a + b))
+        mixed = (one | two) & (cv2.GaussianBlur(border, (0, 0), window) > finely * rare) & (rare > 0.06 * (a + b))
         labels[mixed] = np.where(a > b, i, j)[mixed]
     return labels
 
 
 def drop_shades(labels: np.ndarray, colours: np.ndarray, area: float) -> np.ndarray:
-    """Areas under `area` px that lie inside one other area and are only a lighter or darker shade of it join it."""
+    """Areas under `area` px that lie inside one other area and are only a lighter or darker shade of it join it.
+
+    One as dark as the gap between two stitches (`_shades`) joins it if it has no more than a sixth of that.
+    """
     out = labels.copy()
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     off = colours[:, None] - colours
     near = np.sqrt(_difference(off, (colours[:, None] + colours) / 2)) < 1.5 * MERGE
+    shade = _shades(labels, colours)
     for k in np.unique(labels):
         _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == k).astype(np.uint8), connectivity=4)
         for i in np.flatnonzero(stats[1:, 4] < area) + 1:
@@ -312,7 +329,8 @@ def drop_shades(labels: np.ndarray, colours: np.ndarray, area: float) -> np.ndar
             ring = labels[box][(cv2.dilate(part.astype(np.uint8), cross) > 0) & ~part]
             counts = np.bincount(ring, minlength=1)
             around = int(counts.argmax())
-            if counts[around] > 0.8 * counts.sum() and near[k, around]:
+            close = near[k, around] or (shade[k, around] and stats[i, 4] < area / 6)
+            if counts[around] > 0.8 * counts.sum() and close:
                 out[box][part] = around
     return out
 

@@ -64,15 +64,14 @@ class Corpora:
             return
         at = slice(self.count, self.count + size)
         row = torch.from_numpy(BLUR).to(self.device)
-        for i in range(size):
-            picture = to_tensor(part.picture[i : i + 1]).to(self.device)
-            latents = self.vae.encode(picture).latents * self.vae.config.scaling_factor
-            self.latents[at.start + i] = latents[0].permute(1, 2, 0)
-            design = torch.from_numpy(part.design[i]).to(self.device).permute(2, 0, 1)[:, None].float()
-            wide = nn.functional.pad(design, (TILE_KERNEL // 2,) * 4, mode="reflect")
-            blurred = nn.functional.conv2d(nn.functional.conv2d(wide, row[None, None]), row.T[None, None])
-            self.tile[at.start + i] = blurred[:, 0].permute(1, 2, 0).round().byte()
-            self.edges[at.start + i] = torch.from_numpy(edges(part.design[i])).to(self.device)
+        # Few large operations: a small one waits long beside a graph that keeps the device busy.
+        pictures, designs = (to_tensor(pixels[:size]).to(self.device) for pixels in (part.picture, part.design))
+        latents = self.vae.encode(pictures).latents * self.vae.config.scaling_factor
+        self.latents[at] = latents.permute(0, 2, 3, 1)
+        wide = nn.functional.pad(designs.flatten(0, 1)[:, None], (TILE_KERNEL // 2,) * 4, mode="reflect")
+        blurred = nn.functional.conv2d(nn.functional.conv2d(wide, row[None, None]), row.T[None, None])
+        self.tile[at] = blurred.view_as(designs).permute(0, 2, 3, 1).add(1).mul(127.5).round().byte()
+        self.edges[at] = torch.from_numpy(np.stack([edges(design) for design in part.design[:size]])).to(self.device)
         stitched = part.stitched[:size, FACTOR // 2 :: FACTOR, FACTOR // 2 :: FACTOR].astype(np.float32)
         summed = np.pad(stitched, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
         self.covered[at] = torch.from_numpy(summed).to(self.device)
