@@ -141,3 +141,23 @@ def test_real_photos(path):
     assert np.median(off[mask]) < 8  # the motif's colours are kept
     # energy in the finest bands is much lower than in the photo: the stitches are gone
     assert texture_statistics(design)[:4].sum() < 0.9 * texture_statistics(np.asarray(photo))[:4].sum()
+
+
+def test_the_gaps_between_stitches_are_the_yarns():
+    """Dark gaps of the chain stitches in the bundled photo: the petal is one colour, not a pattern of two."""
+    design = np.asarray(make_design(open_image(Path(__file__).parents[1] / "examples" / "reference.jpg")).design)
+    side = design.shape[0]
+    petal = design[int(0.42 * side) : int(0.58 * side), int(0.26 * side) : int(0.34 * side)].reshape(-1, 3)
+    colours, counts = np.unique(petal, axis=0, return_counts=True)
+    assert counts.max() > 0.75 * counts.sum()
+    red, green, blue = colours[counts.argmax()].astype(int)
+    assert red > 1.7 * green and red > 1.7 * blue
+
+
+def test_cloth_is_no_gap_in_a_thread_of_its_hue():
+    """Pale lines on dark cloth, both grey: what the rim shows stays cloth."""
+    photo = np.full((320, 320, 3), 60, np.uint8)
+    for x in range(60, 260, 22):
+        photo[60:260, x : x + 8] = 190
+    design = np.asarray(make_design(Image.fromarray(cv2.GaussianBlur(photo, (0, 0), 1))).design)[100:220, 60:260, 0]
+    assert (design > 140).mean() > 0.25 and (design < 100).mean() > 0.4

@@ -13,7 +13,7 @@ from test_style import random_style
 
 from tambour.apply import Result, apply
 from tambour.base import Base, load
-from tambour.base.patches import FROM, Patches, response
+from tambour.base.patches import FROM, UNTIL, Patches, response
 from tambour.config import read_recipe, recipe_values
 from tambour.errors import InputError, StyleError
 from tambour.images import to_image, to_tensor
@@ -147,6 +147,8 @@ def test_outside_of_the_stitches_and_in_pure_noise_the_base_has_its_say(mini: Ba
     alphas = mini.scheduler.alphas_cumprod
     early = torch.nonzero(alphas.sqrt() < FROM).flatten()[0]
     assert torch.equal(patches.mixed(mini, output, early, z, 1.0), output)
+    late = torch.nonzero(alphas.sqrt() > UNTIL).flatten()[-1]  # fibres are the UNet's
+    assert torch.equal(patches.mixed(mini, output, late, z, 1.0), output)
     t = torch.nonzero(alphas.sqrt() < 0.7).flatten()[0]
     mixed = patches.mixed(mini, output, t, z, 1.0)
     away = torch.from_numpy(~inside).view(z.shape[2], mini.vae_factor, z.shape[3], mini.vae_factor).all(3).all(1)
