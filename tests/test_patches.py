@@ -13,7 +13,7 @@ from test_style import random_style
 
 from tambour.apply import Result, apply
 from tambour.base import Base, load
-from tambour.base.patches import FROM, UNTIL, Patches, response
+from tambour.base.patches import FROM, OnDesign, Patches, response
 from tambour.config import read_recipe, recipe_values
 from tambour.errors import InputError, StyleError
 from tambour.images import to_image, to_tensor
@@ -147,8 +147,6 @@ def test_outside_of_the_stitches_and_in_pure_noise_the_base_has_its_say(mini: Ba
     alphas = mini.scheduler.alphas_cumprod
     early = torch.nonzero(alphas.sqrt() < FROM).flatten()[0]
     assert torch.equal(patches.mixed(mini, output, early, z, 1.0), output)
-    late = torch.nonzero(alphas.sqrt() > UNTIL).flatten()[-1]  # fibres are the UNet's
-    assert torch.equal(patches.mixed(mini, output, late, z, 1.0), output)
     t = torch.nonzero(alphas.sqrt() < 0.7).flatten()[0]
     mixed = patches.mixed(mini, output, t, z, 1.0)
     away = torch.from_numpy(~inside).view(z.shape[2], mini.vae_factor, z.shape[3], mini.vae_factor).all(3).all(1)
@@ -164,7 +162,7 @@ def test_outside_of_the_stitches_and_in_pure_noise_the_base_has_its_say(mini: Ba
     assert torch.allclose(half[0][:, full], both[0][:, full], atol=1e-3)
 
 
-def test_a_style_draws_with_them_and_says_so_in_its_file(mini: Base) -> None:
+def test_a_style_draws_with_them_in_all_steps_but_the_last(mini: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = read_recipe("mini")
     recipe = replace(recipe, sampling=replace(recipe.sampling, steps=4, size=128, patches=1.0))
     design, _ = disc((150, 60, 50))
@@ -177,8 +175,13 @@ def test_a_style_draws_with_them_and_says_so_in_its_file(mini: Base) -> None:
         (result,) = [r for r in apply(style, [art], base=mini, recipe=other, guide="none") if isinstance(r, Result)]
         return np.asarray(result.image).astype(int)
 
-    assert np.array_equal(drawn(1.0), drawn(1.0))
-    assert np.abs(drawn(1.0) - drawn(0.0)).mean() > 1
+    whole = drawn(1.0)
+    asked, mixed = [], OnDesign.mixed
+    monkeypatch.setattr(OnDesign, "mixed", lambda self, *given: (asked.append(int(given[2])), mixed(self, *given))[1])
+    assert np.array_equal(whole, drawn(1.0))
+    mini.scheduler.set_timesteps(4)
+    assert asked == mini.scheduler.timesteps.tolist()[1:-1]  # the first is skipped at the recipe's strength of 0.95
+    assert np.abs(whole - drawn(0.0)).mean() > 1
 
 
 def test_out_of_range_is_refused(mini: Base) -> None:

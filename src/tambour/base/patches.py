@@ -9,8 +9,7 @@ the paper). Added here:
 
 - patches are relief, so colour is the design's: encoded through the base's autoencoder, which must be linear;
 - they are looked up by their place: how far the region's border is, turned into the region's direction;
-- a patch sees its own region alone, and is smaller where there is less noise;
-- the last step is the UNet's alone: patches overlap only to within a latent, which shows as squares of its size.
+- a patch sees its own region alone, and is smaller where there is less noise.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ BINS = 16  # directions over half a turn
 SIDES = ((0.35, 11), (0.6, 9), (0.85, 7), (1.0, 5))  # of patches, in latents, up to a signal (a) of
 SHARP, PRICE = 3.0, 0.45  # exponent of the weights, and what a patch's own energy counts in them (1, 1: Bayes); what
 # lies between two patches would else always go to the smoother one
-FROM, UNTIL = 0.1, 0.95  # signal below which noise says nothing yet; and above which the UNet knows fibres better
+FROM = 0.1  # signal below which noise says nothing yet
 MOST, FEATURES = 1500, 160  # patches of a direction and side; of their features
 REACH = (2.5, 0.1)  # px, and share of the distance: how far from the border two places may differ
 SMOOTH = 10.0  # px; what is larger is no stitch, as in `texture.contrast_map`
@@ -264,7 +263,7 @@ class OnDesign:
         """A model's raw output at timestep t with this much of the patches' estimate in it."""
         alpha = float(base.scheduler.alphas_cumprod[int(t)])
         a, s = math.sqrt(alpha), math.sqrt(1 - alpha)
-        if not FROM <= a <= UNTIL:
+        if a < FROM:
             return output
         estimate, filled = self.estimate(z.float().cpu(), a, s)
         change = weight * filled * (estimate - base.to_x0(output, z, t).float().cpu())

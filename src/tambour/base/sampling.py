@@ -186,7 +186,7 @@ def sample(
             with remembered(embeddings, memory):
                 corners = [window.corner for window in windows]
                 output = blended(corners, whole, cut, OVERLAP, predicted)
-            if patches:
+            if patches and i + 1 < len(timesteps):  # fibres are the UNet's: patches end in squares of a latent's size
                 rows = zip(patches, output.split(1), latents.split(1), strict=True)
                 output = torch.cat([one.mixed(base, said, t, z, patch_weight) for one, said, z in rows])
             latents = sampler.step(output, t, latents, **extra, return_dict=False)[0]
