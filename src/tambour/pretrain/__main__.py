@@ -225,6 +225,8 @@ def _all(args: argparse.Namespace) -> None:
 def _gpu(args: argparse.Namespace) -> None:
     """A stage on a corpus that is rendered meanwhile, and the decoder beside it; small files into `--out`."""
     began = time.monotonic()
+    if not args.start or not args.out:
+        sys.exit("gpu goes on from a stage: name it with --start (`adopt` makes one of a base folder), and --out.")
     args.out.mkdir(parents=True, exist_ok=True)
     render = ["corpus", "--first", str(args.first), "--unseen", "0", "--count", str(args.count), "--processes",
               str(args.processes)]  # fmt: skip
