@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tambour.pretrain import autoencoder, data, model, resident, train
 
 SIZE = 64
 CPU = torch.device("cpu")
-PLAN = train.StagePlan(seconds=3.0, tokens=128, sides=((8,), (4, 8)), rate=1e-3, final_rate=1e-4, ema=0.5)
+PLAN = train.StagePlan(seconds=2.0, tokens=64, sides=((8,), (4, 8)), rate=1e-3, final_rate=1e-4, ema=0.5)
 
 
 def _pictures(seed: int) -> data.Corpus:
@@ -101,19 +102,32 @@ def test_a_recorded_step_moves_only_when_it_has_a_rate(networks: model.Networks,
     assert not any(value.any() for value in stage.training.optimizers["muon"].state_dict()["state"][0].values())
 
 
-def test_a_stage_takes_in_what_is_rendered_meanwhile(networks: model.Networks, vae, tmp_path: Path) -> None:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    np.savez(folder / "0000000.npz", **vars(_pictures(0)))
-    np.savez(folder / "0000008.tmp.npz", **vars(_pictures(2)))
+class Clock:
+    """Stands in for `time`; `now` is set by the test."""
+
+    now, sleep = 0.0, staticmethod(time.sleep)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_stage_takes_in_what_is_rendered_meanwhile(
+    networks: model.Networks, vae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(resident, "time", clock)
+    np.savez(tmp_path / "0000000.npz", **vars(_pictures(0)))
+    np.savez(tmp_path / "0000008.tmp.npz", **vars(_pictures(2)))
     before = networks.unet.conv_out.weight.clone()
     told = []
-    for step in resident.run(networks, vae, folder, PLAN, room=8, least=1, each=1):
+    for number, loss, _, pictures in resident.run(networks, vae, tmp_path, PLAN, room=8, least=1, each=1):
         if not told:
-            np.savez(folder / "later.tmp.npz", **vars(_pictures(1)))
-            (folder / "later.tmp.npz").rename(folder / "0000004.npz")
-        told.append(step)
-    numbers, losses, _, pictures = zip(*told, strict=True)
+            np.savez(tmp_path / "later.tmp.npz", **vars(_pictures(1)))
+            (tmp_path / "later.tmp.npz").rename(tmp_path / "0000004.npz")
+        told.append((number, loss, pictures))
+        if pictures == 8:
+            clock.now = PLAN.seconds
+    numbers, losses, pictures = zip(*told, strict=True)
     assert numbers == tuple(range(1, len(told) + 1)) and np.isfinite(losses).all()
     assert pictures[0] == 4 and pictures[-1] == 8
     assert not torch.equal(before, networks.unet.conv_out.weight)
@@ -123,8 +137,9 @@ def test_a_stage_takes_in_what_is_rendered_meanwhile(networks: model.Networks, v
 def test_a_loss_that_is_no_number_costs_the_last_steps_only(
     networks: model.Networks, vae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock, rates, whole = Clock(), [], resident.Stage.step
+    monkeypatch.setattr(resident, "time", clock)
     np.savez(tmp_path / "0000000.npz", **vars(_pictures(0)))
-    whole, rates = resident.Stage.step, []
 
     def spoilt(self: resident.Stage, size: int, side: int) -> None:
         whole(self, size, side)
@@ -132,12 +147,12 @@ def test_a_loss_that_is_no_number_costs_the_last_steps_only(
         if len(rates) == 3:
             with torch.no_grad():
                 self.parameters[0].fill_(float("nan"))
+        if len(rates) == 6:
+            clock.now = PLAN.seconds
 
     monkeypatch.setattr(resident.Stage, "step", spoilt)
-    plan = dataclasses.replace(PLAN, seconds=6.0, final_rate=PLAN.rate)
+    plan = dataclasses.replace(PLAN, sides=((8,),), final_rate=PLAN.rate)
     losses = [loss for _, loss, _, _ in resident.run(networks, vae, tmp_path, plan, room=4, least=1, each=1)]
     assert np.isnan(losses[3]) and np.isfinite(losses[:3]).all() and np.isfinite(losses[4:]).all()
-    assert all(
-        torch.isfinite(value).all() for value in networks.unet.state_dict().values() if value.dtype.is_floating_point
-    )
-    assert rates[4] == pytest.approx(0.5 * PLAN.rate * 5 / 200)
+    assert all(torch.isfinite(v).all() for v in networks.unet.state_dict().values() if v.is_floating_point())
+    assert rates[2] == pytest.approx(PLAN.rate * 3 / 200) and rates[4] == pytest.approx(0.5 * PLAN.rate * 5 / 200)
