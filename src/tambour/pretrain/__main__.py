@@ -33,6 +33,8 @@ from diffusers import AutoencoderTiny
 from tambour.pretrain import autoencoder, corpus, data, evaluate, model, prior, resident, train, words
 from tambour.style import read_style
 
+DECODER_PICTURES = 1200  # what the decoder trains on at most
+
 
 def main() -> None:
     """Parse and run one step."""
@@ -93,7 +95,7 @@ def _corpus(args: argparse.Namespace) -> None:
 
 
 def _decoder(args: argparse.Namespace) -> None:
-    pictures = data.read_corpus(args.work / "corpus", min(args.count, 1200))
+    pictures = data.read_corpus(args.work / "corpus", min(args.count, DECODER_PICTURES))
     folder = args.work / "vae"
     if (folder / "config.json").exists():
         vae = AutoencoderTiny.from_pretrained(folder, local_files_only=True)
@@ -241,8 +243,8 @@ def _gpu(args: argparse.Namespace) -> None:
         for step, loss, spent, pictures in resident.run(
             networks.to(args.device), _vae(args), args.work / "corpus", plan, room=args.count, least=args.least
         ):
-            if args.decoder and pictures >= 1200 and len(others) == 1:
-                others.append(_beside(args, "decoder", "--count", "1200", "--seconds", str(args.decoder)))
+            if args.decoder and pictures >= DECODER_PICTURES and len(others) == 1:
+                others.append(_beside(args, "decoder", "--seconds", str(args.decoder)))
             if spent - told > 5:
                 told = spent
                 print(f"step {step}  loss {loss:.4f}  {spent:.0f} s  {pictures} pictures", flush=True)

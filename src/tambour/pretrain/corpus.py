@@ -37,6 +37,7 @@ TRAINED_FAMILIES = tuple(f for f in FAMILIES if f not in HELD_OUT_FAMILIES)
 LIGHTS, CAMERAS = 0.4, 0.25  # shares of pictures under lamps from anywhere, and seen through a camera
 PX_PER_MM = (24.0, 32.0)  # threads of 12 to 18 px at 512 px, large against the 16 px attention token
 SIZE = 512
+SHARD = 50  # pictures of a shard
 
 SOURCES = {
     "@iconify-json/noto": "Apache-2.0",
@@ -261,7 +262,7 @@ def _shard(job: tuple[int, int]) -> dict[str, np.ndarray]:
 
 
 def make_corpus(
-    art: Path, out: Path, count: int, *, first: int = 0, shard: int = 50, processes: int = 1
+    art: Path, out: Path, count: int, *, first: int = 0, shard: int = SHARD, processes: int = 1
 ) -> Iterator[int]:
     """Render pictures first .. first + count - 1 into shards; shards that exist are kept. Yields pictures done."""
     out.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import torch
 
 TILE_KERNEL = 15  # px, Gaussian, as in the paper's release
 CANNY = (100, 200)
+SHOWN = 0.2  # crops of which less is stitched are drawn again, three times at most
 PARTS = ("design", "picture", "stitched", "caption", "kind")
 
 
@@ -30,6 +31,11 @@ class Corpus:
         return len(self.caption)
 
 
+def shards(folder: Path) -> list[Path]:
+    """The whole shards of a corpus, in their order."""
+    return [path for path in sorted(folder.glob("*.npz")) if ".tmp" not in path.name]
+
+
 def read_shard(path: Path, limit: int | None = None) -> Corpus:
     """One shard, at most `limit` pictures of it."""
     with np.load(path) as shard:
@@ -39,9 +45,9 @@ def read_shard(path: Path, limit: int | None = None) -> Corpus:
 def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
     """Load the shards of `folder` in their order, at most `limit` pictures."""
     parts, count = [], 0
-    for path in sorted(folder.glob("*.npz")):
-        if ".tmp" in path.name or (limit and count >= limit):
-            continue
+    for path in shards(folder):
+        if limit and count >= limit:
+            break
         parts.append(read_shard(path, limit and limit - count))
         count += len(parts[-1])
     return Corpus(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in PARTS})
@@ -89,17 +95,17 @@ def encode_corpus(
 
     An `out` that is whole already is kept. `encode`: pictures (B, 3, H, W) in [-1, 1] -> scaled latents.
     """
-    shards = [path for path in sorted(corpus.glob("*.npz")) if ".tmp" not in path.name]
+    paths = shards(corpus)
     caption, kind, arrays, first = [], [], {}, 0
-    with np.load(shards[0]) as shard:
+    with np.load(paths[0]) as shard:
         per_shard = len(shard["design"])
-    count = min(limit or len(shards) * per_shard, len(shards) * per_shard)
+    count = min(limit or len(paths) * per_shard, len(paths) * per_shard)
     notes = out / "notes.json"
     if notes.exists() and len(json.loads(notes.read_text())["caption"]) == count:
         return
     notes.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    for path in shards:
+    for path in paths:
         if first >= count:
             break
         part = read_shard(path, count - first)
@@ -153,7 +159,7 @@ class Crops:
         for _ in range(size):
             for _ in range(4):  # prefer crops that show something
                 n, y, x = int(rng.integers(len(self.caption))), *(int(v) for v in rng.integers(0, grid - side + 1, 2))
-                if self.stitched[n, y : y + side, x : x + side].mean() > 0.2:
+                if self.stitched[n, y : y + side, x : x + side].mean() > SHOWN:
                     break
             places.append((n, y, x))
         latents = self._stack(

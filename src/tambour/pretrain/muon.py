@@ -52,11 +52,10 @@ class Muon(torch.optim.Optimizer):
             grads, moments = [p.grad for p in wanted], [self.state[p]["momentum"] for p in wanted]
             torch._foreach_lerp_(moments, grads, 1 - group["momentum"])
             ahead = torch._foreach_lerp(grads, moments, group["momentum"])  # Nesterov
-            updates = (
-                [torch.zeros_like(grad, dtype=torch.bfloat16) for grad in grads]
-                if processes > 1
-                else [None] * len(grads)
-            )
+            updates = [  # other processes make theirs
+                None if number % processes == rank else torch.zeros_like(grad, dtype=torch.bfloat16)
+                for number, grad in enumerate(grads)
+            ]
             alike: dict[torch.Size, list[int]] = {}
             for number in range(rank, len(wanted), processes):
                 alike.setdefault(ahead[number].flatten(1).shape, []).append(number)

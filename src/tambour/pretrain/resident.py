@@ -21,13 +21,11 @@ from diffusers import AutoencoderTiny
 from torch import nn
 
 from tambour.pretrain.autoencoder import CHANNELS, FACTOR
-from tambour.pretrain.corpus import SIZE
-from tambour.pretrain.data import TILE_KERNEL, Corpus, edges, precision, read_shard, to_tensor
+from tambour.pretrain.corpus import SHARD, SIZE
+from tambour.pretrain.data import SHOWN, TILE_KERNEL, Corpus, edges, precision, read_shard, shards, to_tensor
 from tambour.pretrain.model import TEXT_WIDTH, TOKENS, Networks, scheduler
 from tambour.pretrain.train import StagePlan, Training, encode_text, predict, rate_at
 
-SHARD_PICTURES = 50
-SHOWN = 0.2  # crops of which less is stitched are drawn again, three times at most
 BLUR = cv2.getGaussianKernel(TILE_KERNEL, 0).astype(np.float32)
 
 
@@ -47,9 +45,7 @@ class Corpora:
         self.latents = empty(self.side, self.side, CHANNELS, dtype=torch.float16)
         self.tile = empty(size, size, 3, dtype=torch.uint8)
         self.edges = empty(size, size, dtype=torch.uint8)
-        self.covered = empty(
-            self.side + 1, self.side + 1, dtype=torch.float32
-        )  # summed: a crop's share is four numbers
+        self.covered = empty(self.side + 1, self.side + 1, dtype=torch.float32)  # sums: a crop's share is four of them
         self.states = empty(TOKENS, TEXT_WIDTH, dtype=torch.float16)
         self.pooled = empty(TEXT_WIDTH, dtype=torch.float16)
         self.ready = torch.zeros((), device=device)  # pictures that may be drawn
@@ -205,11 +201,6 @@ class Stage:
                     value.zero_()
 
 
-def shards(folder: Path) -> list[Path]:
-    """The whole shards of a corpus, in their order."""
-    return [path for path in sorted(folder.glob("*.npz")) if ".tmp" not in path.name]
-
-
 def feed(corpora: Corpora, folder: Path, seen: set[Path], stop: threading.Event) -> None:
     """Take in the shards of `folder` but `seen` as they appear, on a stream of their own, until the room is filled."""
     aside = torch.cuda.Stream() if corpora.device.type == "cuda" else None
@@ -238,7 +229,11 @@ def run(
         room: pictures to keep on the device at most. least: pictures to wait for before the first step.
     """
     began, device = time.monotonic(), networks.unet.device
-    while len(first := shards(folder)) * SHARD_PICTURES < least:
+    while len(first := shards(folder)) * SHARD < least:
+        if time.monotonic() - began > plan.seconds:
+            raise TimeoutError(
+                f"{folder} has no {least} pictures after {plan.seconds:.0f} s: see what the rendering said."
+            )
         time.sleep(0.2)
     torch.manual_seed(plan.seed)
     parts = [read_shard(path) for path in first]
