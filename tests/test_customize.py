@@ -117,7 +117,7 @@ def test_a_named_stitch_is_drawn_not_copied(base, photo, tmp_path):
     for stitch, guide in ((None, "photo"), ("cross", "stitches")):
         work = tmp_path / guide
         _, style = finish(learn(photo, base=base, recipe=recipe, stitch=stitch, work=work))
-        assert style.recipe["sampling"]["guide"] == guide and style.swatch
+        assert style.recipe["sampling"]["guide"] == guide and style.relief
 
 
 def test_the_report_tells_and_reproduces(whole, photo):

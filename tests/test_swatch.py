@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tambour.bench.methods.swatch import PIECE, PIECES, cut_swatch, lay_swatch
 from tambour.stitch import Fabric, default_stitch, render
-from tambour.stitch.swatch import PIECE, PIECES, cut_swatch, lay_swatch
 from tambour.texture import colour_difference, dominant_period, texture_distance, texture_statistics
 
 SIDE = 256

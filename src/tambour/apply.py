@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 from tambour.base import Base, Prompt, generator, load
-from tambour.base.patches import OnDesign, Patches
 from tambour.base.preflight import Plan, plan_apply
 from tambour.base.prior import Prior, find_prior, load_prior
 from tambour.base.sampling import sample, set_timesteps, windowed
@@ -37,9 +36,9 @@ from tambour.images import (
 from tambour.pair.edges import edge_map
 from tambour.progress import Progress
 from tambour.stitch import Fabric, Stitch, render
+from tambour.stitch.quilt import Quilt, shown_colours, stitched, yarn_colours
 from tambour.stitch.regions import find_regions
-from tambour.stitch.relief import Relief
-from tambour.stitch.swatch import lay_swatch
+from tambour.stitch.relief import OPEN, Relief
 from tambour.style import Style, attached, check_base
 from tambour.texture import Scores, score
 from tambour.words import design_of, read_prompt
@@ -125,15 +124,13 @@ def apply(
         raise InputError(f"strength {strength!r} is out of range.", "Give a number above 0, at most 1.")
     if int(sampling.steps * strength) < 1:
         raise InputError(f"strength {strength!r} leaves none of {sampling.steps} steps.", "Give a larger strength.")
-    if not 0 <= sampling.patches <= 1:
-        raise InputError(f"sampling.patches {sampling.patches!r} is out of range.", "Give 0 to 1 in the recipe.")
     if samples < 1:
         raise InputError(f"samples {samples!r} is out of range.", "Draw at least one.")
     size = _size(size, sampling)
     if guided and style.stitch is None:
         raise StyleError("This style has no stitch fitted to its reference.", "Use --guide none, or learn it again.")
-    if guide == "photo" and not style.swatch:
-        raise StyleError("This style keeps no swatch of its reference.", "Use --guide stitches, or learn it again.")
+    if guide == "photo" and not style.relief:
+        raise StyleError("This style keeps no stitches of its reference.", "Use --guide stitches, or learn it again.")
     if samples > 1 and not style.statistics:
         raise StyleError("This style cannot rank samples: it lacks its reference's statistics.", "Draw one sample.")
     if batch is not None and batch < 1:
@@ -158,7 +155,8 @@ def apply(
     constant = _guidance(base, words, recipe) | {"strength": strength}
     plain = base.encode_prompt([recipe.prompts.design.format("design")])
     statistics = np.asarray(style.statistics, np.float32)
-    patches = Patches(base, Relief.of_bytes(style.relief)) if sampling.patches and style.relief else None
+    relief = Relief.of_bytes(style.relief) if style.relief else None
+    quilt = Quilt(relief) if guide == "photo" else None
 
     def prepared() -> Iterator[_Job]:
         """What is to be drawn, in its order."""
@@ -168,13 +166,15 @@ def apply(
             if recipe.design != "flat":
                 flat = edge_map(flat, recipe)
             inside = find_regions(np.asarray(fitted)).labels > 0
-            start = _stitched(fitted, inside, style, seed, guide) if guided else flat
+            start = _stitched(fitted, inside, style, seed, quilt) if guided else flat
+            shown = flat
+            if relief is not None and relief.cover < OPEN and sampling.guide != "none":
+                shown = Image.fromarray(shown_colours(relief, np.asarray(flat), inside, style.fabric))
             kept = _bare(inside) if guided else None
             kernel = _kernel(base, flat, sampling, size)
             structure = structure_of(flat, inside, weights, kernel, recipe)
-            said = patches.on(flat, inside) if patches else None
             for number in range(samples):
-                yield _Job(index, number, fitted, inside, frame, flat, start, structure, kept, said)
+                yield _Job(index, number, fitted, inside, frame, flat, shown, start, structure, kept)
 
     best: Result | None = None
     done = 0
@@ -183,13 +183,11 @@ def apply(
             place = f"design {jobs[0].index + 1} of {len(designs)}, sample {jobs[0].sample + 1} of {samples}"
             drawing = sample(
                 base,
-                size=jobs[0].flat.size[::-1],
+                size=jobs[0].shown.size[::-1],
                 generators=[generator(seed + job.sample, "apply") for job in jobs],
                 start=torch.cat([to_tensor(job.start) for job in jobs]),
                 **told([job.structure for job in jobs], weights, plain, recipe),
                 kept=torch.cat([job.kept for job in jobs]) if guided else None,
-                patches=[job.patches for job in jobs if job.patches],
-                patch_weight=sampling.patches,
                 **constant,
             )
             pictures = yield from _told(drawing, "apply", done, total, len(jobs), place)
@@ -197,10 +195,13 @@ def apply(
                 done += steps
                 image = to_image(picture)
                 if setting.correct_colours:
-                    image = correct_colours(image, job.flat)
+                    colours = job.shown
+                    if colours is not job.flat:
+                        colours = Image.fromarray(yarn_colours(*map(np.asarray, (colours, job.flat, image))))
+                    image = correct_colours(image, colours)
                 scores = None
                 if len(statistics):
-                    scores = score(image, statistics, job.flat, (job.inside, None), recipe.design == "flat")
+                    scores = score(image, statistics, job.shown, (job.inside, None), recipe.design == "flat")
                     place = f"design {job.index + 1} of {len(designs)}, sample {job.sample + 1} of {samples}"
                     yield Progress("apply", done, total, f"{place}: {scores.total:.2f}", vars(scores))
                 if job.sample == 0 or scores.total > best.scores.total:
@@ -356,18 +357,18 @@ def _guidance(base: Base, words: str, recipe: Recipe) -> dict:
 
 def _usual_guide(style: Style, wanted: str) -> str:
     """The recipe's guide, or the nearest one that the style has what it takes for."""
-    if wanted == "photo" and not style.swatch:
+    if wanted == "photo" and not style.relief:
         wanted = "stitches"
     return wanted if style.stitch else "none"
 
 
-def _stitched(design: Image.Image, inside: np.ndarray, style: Style, seed: int, guide: str) -> Image.Image:
-    """The design in the stitch fitted to the reference, or in its very stitches (our guides; not in the paper)."""
+def _stitched(design: Image.Image, inside: np.ndarray, style: Style, seed: int, quilt: Quilt | None) -> Image.Image:
+    """The design in the reference's very stitches, or in the stitch fitted to it (our guides; not in the paper)."""
     fabric = Fabric(colour=tuple(style.fabric)) if design.mode == "RGBA" else Fabric()
     drawn = render(design, Stitch(**style.stitch), fabric, seed=seed).image
-    if guide == "stitches":
+    if quilt is None:
         return drawn
-    laid = lay_swatch(style.swatch, np.asarray(flatten(design, style.fabric)), inside, seed)
+    laid = stitched(quilt, np.asarray(flatten(design, style.fabric)), inside, style.fabric, seed)
     return Image.fromarray(np.where(inside[..., None], laid, np.asarray(drawn)))
 
 
@@ -406,10 +407,10 @@ class _Job:
         index, sample: which design, and which of its samples.
         fitted: the design at its size, padded; `frame` is where it lies in it.
         inside: (H, W) bool, where it is stitched.
-        flat, start: it on the fabric, and what the run starts from.
+        flat, shown, start: it on the fabric, the same in the colours that the style shows, and what the run starts
+            from.
         structure: what the ControlNets are shown.
         kept: (1, 1, H, W), 1 where the start stays as it is; None where nothing has to.
-        patches: what the reference's patches say of it; None where they say nothing.
     """
 
     index: int
@@ -418,10 +419,10 @@ class _Job:
     inside: np.ndarray
     frame: tuple[int, int, int, int]
     flat: Image.Image
+    shown: Image.Image
     start: Image.Image
     structure: Structure
     kept: torch.Tensor | None
-    patches: OnDesign | None
 
 
 def _together(plan: Plan | None, batch: int | None) -> int:
@@ -433,7 +434,7 @@ def _together(plan: Plan | None, batch: int | None) -> int:
 
 def _batches(jobs: Iterator[_Job], most: int) -> Iterator[list[_Job]]:
     """Neighbouring jobs of one size, at most so many."""
-    for _, group in itertools.groupby(jobs, key=lambda job: job.flat.size):
+    for _, group in itertools.groupby(jobs, key=lambda job: job.shown.size):
         yield from _chunks(group, most)
 
 

@@ -122,8 +122,6 @@ class Sampling:
     guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper); "stitches", it drawn in the
     # stitch fitted to the reference; "photo", it covered with the reference's own stitches
     guide_strength: float = 0.6  # SDEdit strength when starting from a guide
-    patches: float = 0.0  # how much the reference's own patches say of what is stitched, 0 to 1 (ours); above 0 the
-    # base's autoencoder must be linear, as mini's is
     firm: Edges = field(default_factory=Edges)
     free: Edges = field(default_factory=lambda: Edges(tile=0.4, canny=0.0, strength=0.85, correct_colours=False))
 
@@ -168,6 +166,9 @@ class Recipe:
         """The longer side that a reference of so many px is resized to."""
         longer = max(width, height)
         return self.resolution if self.enlarge else min(self.resolution, max(longer, 2 * self.crop))
+
+
+_GONE = ("patches",)  # keys of [sampling] that only recipes of earlier style files have
 
 
 def _build(cls: type, values: dict, where: str):
@@ -245,8 +246,9 @@ def _merged(values: dict, changes: dict) -> dict:
 
 
 def recipe_from(values: dict) -> Recipe:
-    """A recipe from the plain dicts that `recipe_values` gives; errors as `read_recipe`."""
-    return _build(Recipe, values, "")
+    """A recipe from the plain dicts that `recipe_values` gives, or gave; errors as `read_recipe`."""
+    sampling = {key: value for key, value in values.get("sampling", {}).items() if key not in _GONE}
+    return _build(Recipe, values | {"sampling": sampling}, "")
 
 
 def on_edges(recipe: Recipe, design: str) -> Recipe:
@@ -260,7 +262,7 @@ def on_edges(recipe: Recipe, design: str) -> Recipe:
         return replace(recipe, design=design)
     sampling = recipe.sampling
     edges = Edges(tile=0.0, canny=1.0, strength=1.0, correct_colours=False)
-    sampling = replace(sampling, guide="none", style_guidance=1.0, patches=0.0, firm=edges, free=edges)
+    sampling = replace(sampling, guide="none", style_guidance=1.0, firm=edges, free=edges)
     training = replace(recipe.training, palettes=0)
     return replace(recipe, design=design, stitches_alone=False, training=training, sampling=sampling)
 

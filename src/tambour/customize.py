@@ -23,7 +23,6 @@ from tambour.analysis.blocks import BlockChoice, check_blocks
 from tambour.analysis.similarity import compare
 from tambour.apply import Result, apply
 from tambour.base import Base, base_only, generator, load
-from tambour.base.patches import response
 from tambour.base.preflight import Plan, plan_learn, settled
 from tambour.config import Recipe, on_edges, read_recipe, recipe_values
 from tambour.errors import BaseModelError, InputError
@@ -34,7 +33,6 @@ from tambour.progress import Progress
 from tambour.stitch import default_stitch, stitch_values
 from tambour.stitch.fit import fit_stitch
 from tambour.stitch.relief import cut_relief
-from tambour.stitch.swatch import cut_swatch
 from tambour.style import Style
 from tambour.texture import texture_statistics
 from tambour.training.adapter import Adapter, adapted, style_only
@@ -107,8 +105,6 @@ def learn(
         yield Progress("plan", 1, 1, plan.summary())
         recipe = settled(recipe, plan)
     base = _base(base, recipe, controls, plan)
-    if recipe.sampling.patches:
-        response(base)  # refuses a base that could not draw them, before anything is learnt
     wanted = recipe.analysis.blocks or None if blocks is None else blocks
     named = None if wanted is None else check_blocks(wanted, base.attention_blocks)
     chosen = {"seed": seed, "blocks": blocks and list(blocks), "describe": describe, "stitch": stitch}
@@ -307,8 +303,7 @@ def _style(
         stitch=stitch_values(fit_stitch(embroidery, mask, family=family)) if min(mask.shape) >= 32 else None,
         statistics=tuple(float(value) for value in texture_statistics(embroidery, mask)),
         thumbnail=thumbnail.getvalue(),
-        swatch=cut_swatch(embroidery, design, mask),
-        relief=cut_relief(embroidery, design, mask) if recipe.sampling.patches else b"",
+        relief=cut_relief(embroidery, design, mask) if recipe.design == "flat" else b"",
     )
 
 

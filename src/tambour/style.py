@@ -46,7 +46,6 @@ class Style:
         stitch: the stitch fitted to the reference (`stitch.stitch_values`), or None.
         statistics: `texture.texture_statistics` of the reference at the working size; () if unknown.
         thumbnail: the reference, small, as an image file's bytes; b"" if there is none.
-        swatch: close views of its stitches without their colours (`stitch.swatch`); b"" if there is none.
         relief: its stitches without their colours, and how they lie (`stitch.relief`); b"" if there is none.
     """
 
@@ -63,7 +62,6 @@ class Style:
     stitch: Mapping | None = None
     statistics: tuple[float, ...] = ()
     thumbnail: bytes = field(default=b"", repr=False)
-    swatch: bytes = field(default=b"", repr=False)
     relief: bytes = field(default=b"", repr=False)
 
     @property
@@ -96,7 +94,7 @@ def write_style(style: Style, path: str | Path, overwrite: bool = False) -> Path
     tensors = {key: style.tensors[key].detach().cpu().contiguous() for key in sorted(style.tensors)}
     _check_tensors(dataclasses.replace(style, tensors=tensors), path)
     told = {f.name: getattr(style, f.name) for f in dataclasses.fields(style) if f.name != "tensors"}
-    told |= {name: base64.b64encode(getattr(style, name)).decode() for name in ("thumbnail", "swatch", "relief")}
+    told |= {name: base64.b64encode(getattr(style, name)).decode() for name in ("thumbnail", "relief")}
     told |= {"version": VERSION, "digest": _digest(tensors)}
     adapter = {f"unet.{key}": value for key, value in style.adapter.items()}
     metadata = {"format": "pt", "tambour": _json(told), "lora_adapter_metadata": _json(adapter)}
@@ -151,8 +149,7 @@ def read_style(path: str | Path) -> Style:
             fabric=tuple(told["fabric"]),
             statistics=tuple(told["statistics"]),
             thumbnail=base64.b64decode(told["thumbnail"]),
-            swatch=base64.b64decode(told.get("swatch", "")),  # earlier files have none
-            relief=base64.b64decode(told.get("relief", "")),  # nor this
+            relief=base64.b64decode(told.get("relief", "")),  # earlier files have none
             **{key: told[key] for key in ("base", "fingerprint", "trigger", "recipe", "description", "stitch")},
         )
         digest = told["digest"]

@@ -8,8 +8,7 @@ It computes what diffusers' SDXL pipelines compute (tests compare), as an iterab
   averaged in every step (MultiDiffusion, Bar-Tal et al. 2023). So the base sees what it was trained on, and stitches
   keep their size in px;
 - parts of the picture can be kept as they were, noised to every step's level (as in diffusers' inpainting);
-- a LoRA can be held to a part of the picture: the base alone draws the rest;
-- a reference's own patches can have a say in what clean latents are (`patches.py`).
+- a LoRA can be held to a part of the picture: the base alone draws the rest.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
 from tambour.base.model import UNION, UNION_MODES, Base, Prompt, base_only
-from tambour.base.patches import OnDesign
 from tambour.base.sharing import Memory, remembered
 from tambour.base.tiles import blended, places
 
@@ -115,8 +113,6 @@ def sample(
     control_every: int = 1,
     kept: torch.Tensor | None = None,
     outside: Outside | None = None,
-    patches: Sequence[OnDesign] = (),
-    patch_weight: float = 1.0,
 ) -> Generator[int, None, torch.Tensor]:
     """Draw a batch of pictures, one for each of the generators. Yields the number of steps done.
 
@@ -132,8 +128,6 @@ def sample(
             approximation. 1: in every step.
         kept: (B or 1, 1, H, W) in [0, 1]: 1 where `start` stays as it is; None: nowhere.
         outside: holds the LoRA that is on the base to a region; None: it draws everything.
-        patches: what a reference's patches say of each picture, which counts `patch_weight` in 0 to 1 where they say
-            anything, and the base's prediction the rest; none: the base alone.
 
     Returns: (B, 3, H, W) in [-1, 1].
 
@@ -186,9 +180,6 @@ def sample(
             with remembered(embeddings, memory):
                 corners = [window.corner for window in windows]
                 output = blended(corners, whole, cut, OVERLAP, predicted)
-            if patches and i + 1 < len(timesteps):  # fibres are the UNet's: patches end in squares of a latent's size
-                rows = zip(patches, output.split(1), latents.split(1), strict=True)
-                output = torch.cat([one.mixed(base, said, t, z, patch_weight) for one, said, z in rows])
             latents = sampler.step(output, t, latents, **extra, return_dict=False)[0]
             if kept is not None:
                 after = timesteps[i + 1 : i + 2].repeat(len(generators))

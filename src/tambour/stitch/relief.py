@@ -3,7 +3,7 @@
 A relief is the photo's local lightness contrast as a mid-tone yarn would show it, together with the place of every
 pixel in its region: how far the border is, and which way the region runs there. In which frame stitches keep their
 direction (that of the picture, of the nearest border, or of the region's long axis) is read from the photo itself. So
-stitches can be looked up for any design by place and direction (`base.patches`).
+stitches can be looked up for any design by place and direction (`stitch.quilt`).
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from PIL import Image, PngImagePlugin
 from tambour.errors import StyleError
 from tambour.images import rgb_to_lab
 from tambour.stitch.regions import find_regions
-from tambour.stitch.swatch import clear_of
 from tambour.texture import contrast_map
 
 FRAMES = ("picture", "border", "axis")
 SIDE = 512  # px; of a larger photo the part with most stitches is kept
 MIDTONE = 55.0  # L*
 SHINE = 1.8  # times its surroundings' light, from which on light counts as a highlight
-TYPICAL = 0.35  # contrast of a highlight on a mid-tone
+OPEN = 0.75  # share of yarn in what a region shows, under which its fabric shows through: open work
 _CONTRAST, _DISTANCE, _ANGLE = 100.0, 4.0, 256 / np.pi  # steps of grey in the file
 _LEAST = 0.02  # of the picture: with less that shows nothing but stitches, there is no relief
 _FAINT = 0.01  # contrast of a photo that shows no stitches
+_WIDE = 25.0  # px; lightness is told from what is around it in the same colour
+_MAIN = 300  # px of a colour that says anything
+_TOLD = 15.0  # steps of CIELAB between colours and fabric, under which how much shows through cannot be told
+_BORDER = 8.0  # steps of CIELAB between two colours of a design
 _PICTURE = 0.05  # how much better another frame must fit than the picture's
 
 
@@ -54,11 +57,11 @@ class Relief:
     """The stitches of a photo; arrays (H, W).
 
     Attributes:
-        contrast: local lightness contrast on a mid-tone, about -1 to 1.
+        contrast: lightness contrast on a mid-tone, about -1 to 1; in open work the photo's own.
         clear: bool, nothing but stitches of one region is seen.
         distance, angle: see `Place`; the angle in `frame`.
         frame: of `FRAMES`, that in which stitches keep their direction.
-        strength: standard deviation of the contrast on the photo's own yarn, above 0.
+        cover: share of yarn in the colours that regions show, the rest is fabric; 1: dense, below `OPEN` open work.
     """
 
     contrast: np.ndarray
@@ -66,7 +69,7 @@ class Relief:
     distance: np.ndarray
     angle: np.ndarray
     frame: str
-    strength: float
+    cover: float
 
     def to_bytes(self) -> bytes:
         """A PNG: contrast, distance and angle are its colours, what is clear its opacity."""
@@ -79,7 +82,7 @@ class Relief:
         pixels = np.dstack([plane.astype(np.uint8) for plane in planes]) * self.clear[..., None].astype(np.uint8)
         told = PngImagePlugin.PngInfo()
         told.add_text("frame", self.frame)
-        told.add_text("strength", repr(self.strength))
+        told.add_text("cover", repr(self.cover))
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG", pnginfo=told, optimize=True)
         return file.getvalue()
@@ -93,15 +96,15 @@ class Relief:
         """
         try:
             with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-                frame, strength = image.text["frame"], float(image.text["strength"])
-                if frame not in FRAMES or not 0 < strength < 10 or image.mode != "RGBA" or max(image.size) > SIDE:
+                frame, cover = image.text["frame"], float(image.text.get("cover", 1))  # earlier files do not tell
+                if frame not in FRAMES or not 0 < cover <= 1 or image.mode != "RGBA" or max(image.size) > SIDE:
                     raise ValueError("not what `to_bytes` writes")
                 pixels = np.asarray(image).astype(np.float32)
         except (OSError, SyntaxError, ValueError, KeyError, AttributeError, Image.DecompressionBombError):
             raise StyleError("The style's relief cannot be read.", "Learn the style again.") from None
         clear = pixels[..., 3] > 127
         contrast = np.where(clear, (pixels[..., 0] - 128) / _CONTRAST, 0)
-        return cls(contrast, clear, pixels[..., 1] / _DISTANCE, (pixels[..., 2] + 0.5) / _ANGLE, frame, strength)
+        return cls(contrast, clear, pixels[..., 1] / _DISTANCE, (pixels[..., 2] + 0.5) / _ANGLE, frame, cover)
 
 
 def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes:
@@ -114,20 +117,19 @@ def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
     clear = clear_of(design, mask)
     if clear.mean() < _LEAST or min(mask.shape) < 64:
         return b""
-    own = contrast_map(photo, mask)[0]
-    strength = float(own[clear].std())
-    if strength < _FAINT:
+    own, cover = _own_contrast(photo, design, mask)
+    if float(own[clear].std()) < _FAINT:
         return b""
-    contrast = _on_midtone(photo, own)
     place = place_of(design, mask)
-    frame = frame_of(contrast, clear, place)
+    frame = frame_of(_on_midtone(photo, contrast_map(photo, mask)[0]), clear, place)
+    contrast = own if cover < OPEN else _on_midtone(photo, own)
     side = tuple(min(SIDE, extent) for extent in mask.shape)
     sums = cv2.integral(clear.astype(np.uint8))
     filled = sums[side[0] :, side[1] :] - sums[: -side[0], side[1] :] - sums[side[0] :, : -side[1]]
     filled = filled + sums[: -side[0], : -side[1]]
     top, left = np.unravel_index(filled.argmax(), filled.shape)
     box = np.s_[top : top + side[0], left : left + side[1]]
-    return Relief(contrast[box], clear[box], place.distance[box], place.angles[frame][box], frame, strength).to_bytes()
+    return Relief(contrast[box], clear[box], place.distance[box], place.angles[frame][box], frame, cover).to_bytes()
 
 
 def place_of(design: np.ndarray, inside: np.ndarray) -> Place:
@@ -164,30 +166,60 @@ def frame_of(contrast: np.ndarray, clear: np.ndarray, place: Place) -> str:
     return max(FRAMES, key=lambda name: agreed[name])
 
 
-def highlight(colour: np.ndarray) -> tuple[float, float]:
-    """How strong a highlight shows on yarn of a colour (RGB in [0, 1]), times that on a mid-tone; and its L*."""
-    lightness = float(rgb_to_lab(np.uint8(np.clip(colour, 0, 1) * 255)[None, None])[0, 0, 0])
-    middle, lit = (_luminance(np.array(v)) for v in (MIDTONE, MIDTONE + TYPICAL * (MIDTONE + 16)))
-    shade = min(lit / middle, SHINE)
-    here = min(float(_luminance(np.array(lightness)) * shade + max(lit - SHINE * middle, 0)), 1.0)
-    gained = float(_lightness(np.array(here))) - lightness
-    return gained / (lightness + 16) / TYPICAL, lightness
+def clear_of(design: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Where nothing but stitches of one colour is seen, (H, W) bool."""
+    lab = rgb_to_lab(design)
+    border = np.zeros(mask.shape, np.uint8)
+    border[:, 1:] |= np.abs(np.diff(lab, axis=1)).sum(-1) > _BORDER
+    border[1:] |= np.abs(np.diff(lab, axis=0)).sum(-1) > _BORDER
+    around = np.ones((5, 5), np.uint8)
+    return (cv2.erode(mask.astype(np.uint8), around) > 0) & (cv2.dilate(border, around) == 0)
+
+
+def _own_contrast(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
+    """Lightness contrast (H, W) with what is around in the same colour, and how much of what is seen is yarn.
+
+    How much: colours of an embroidery lie between those of its design (yarn alone) and the fabric's; where, by least
+    squares. 1 where there is no bare fabric to compare with, or where no colour differs from it.
+    """
+    seen, flat = rgb_to_lab(photo), rgb_to_lab(design)
+    contrast = contrast_map(photo, mask)[0]
+    fabric = np.median(seen[~mask], 0) if (~mask).mean() > _LEAST else None
+    name = np.where(mask, design.astype(np.int64) @ np.array([65536, 256, 1]), -1)
+    names, count = np.unique(name[mask], return_counts=True)
+    size = tuple(max(1, round(side / 4)) for side in mask.shape[::-1])
+    away = apart = 0.0
+    for one in names[count >= _MAIN]:
+        here = name == one
+        small = cv2.resize(here.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        light = cv2.resize(seen[..., 0] * here, size, interpolation=cv2.INTER_AREA)
+        small, light = (cv2.GaussianBlur(part, (0, 0), _WIDE / 4) for part in (small, light))
+        around = cv2.resize(light / np.maximum(small, 1e-3), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        contrast[here] = ((seen[..., 0] - around) / (around + 16))[here]
+        if fabric is not None:
+            yarn = flat[here].mean(0) - fabric
+            away += here.sum() * float(yarn @ (seen[here].mean(0) - fabric))
+            apart += here.sum() * float(yarn @ yarn)
+    told = fabric is not None and apart > _TOLD**2 * count[count >= _MAIN].sum()
+    return contrast, float(np.clip(away / apart, 0.1, 1)) if told else 1.0
 
 
 def _on_midtone(photo: np.ndarray, contrast: np.ndarray) -> np.ndarray:
     """The contrast that yarn of L* 55 would show: shade multiplies light, a highlight is added to it."""
     lightness = rgb_to_lab(photo)[..., 0]
     around = np.clip((lightness - 16 * contrast) / (1 + contrast), 1, 100)  # the inverse of `texture.contrast_map`
-    light, mean, middle = _luminance(lightness), _luminance(around), float(_luminance(np.array(MIDTONE)))
+    light, mean, middle = luminance_of(lightness), luminance_of(around), float(luminance_of(np.array(MIDTONE)))
     seen = middle * np.minimum(light / np.maximum(mean, 1e-3), SHINE) + np.maximum(light - SHINE * mean, 0)
-    return np.where(contrast == 0, 0, (_lightness(seen) - MIDTONE) / (MIDTONE + 16)).astype(np.float32)
+    return np.where(contrast == 0, 0, (lightness_of(seen) - MIDTONE) / (MIDTONE + 16)).astype(np.float32)
 
 
-def _luminance(lightness: np.ndarray) -> np.ndarray:
+def luminance_of(lightness: np.ndarray) -> np.ndarray:
+    """Y of L* (CIE 1976), of a white of 1."""
     return np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness / 903.3)
 
 
-def _lightness(luminance: np.ndarray) -> np.ndarray:
+def lightness_of(luminance: np.ndarray) -> np.ndarray:
+    """L* of Y (CIE 1976), of a white of 1."""
     return np.where(luminance > 0.008856, 116 * np.cbrt(luminance) - 16, 903.3 * luminance)
 
 

@@ -12,11 +12,11 @@ from tambour.bench.methods import bounds, classical, guided, lora, ours, pair
 from tambour.bench.methods.task import Method
 from tambour.errors import InputError
 
-VERSION = 3  # raise it when a method draws other pictures than before: kept results are then made again
+VERSION = 4  # raise it when a method draws other pictures than before: kept results are then made again
 
 METHODS: tuple[Method, ...] = (*ours.METHODS, *lora.METHODS, *pair.METHODS, *guided.METHODS, *classical.METHODS,
                                *bounds.METHODS)  # fmt: skip
-MAIN = ("ours", "ours-guide", "ours-photo", "no-patches", "patches-alone", "both-stages", "paper", "dreambooth",
+MAIN = ("ours", "ours-noise", "ours-guide", "no-lora", "stitches-alone", "both-stages", "paper", "dreambooth",
         "b-lora", "pair", "styleid", "analogies", "transport", "quilting", "renderer", "unstyled", "truth")  # fmt: skip
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from tambour.bench.cases import Target
+from tambour.bench.methods.swatch import cut_swatch, lay_swatch
 from tambour.bench.methods.task import Method, Task, stitched
 from tambour.images import flatten, lab_to_rgb, rgb_to_lab
 from tambour.progress import Progress
-from tambour.stitch.swatch import cut_swatch, lay_swatch
 
 LEVELS = 3  # of the pyramid, each half as large
 _FAR = 24.0  # px at full size; further from a border it is simply the inside
@@ -290,5 +290,5 @@ METHODS = (
     Method("transport", "optimal transport", "model-free", "sliced optimal transport of patches: Rabin et al. 2011, "
            "Galerne et al. 2018; patches of 7 px, three levels", optimal_transport, needs_base=False),
     Method("quilting", "image quilting", "model-free", "Efros and Freeman 2001, section 2, of the relief's clearest "
-           "pieces (stitch/swatch.py)", quilting, needs_base=False),
+           "pieces (bench/methods/swatch.py)", quilting, needs_base=False),
 )  # fmt: skip

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
 from PIL import Image
 
 from tambour.apply import Result, apply, imagine
 from tambour.bench.cases import Target
-from tambour.bench.methods.task import Method, Task, scaled, without_ours
+from tambour.bench.methods.task import Method, Task, scaled, stitched, without_ours
 from tambour.config import Recipe, read_recipe
 from tambour.customize import analyse, learn
+from tambour.images import flatten
 from tambour.progress import Progress
+from tambour.stitch import quilt
+from tambour.stitch.relief import Relief, cut_relief
 from tambour.style import Style
 
 PAPER = "Ma et al. 2025 (docs/method.md)"
@@ -34,25 +38,10 @@ def lowest(task: Task, count: int) -> Iterator[Progress]:
     return tuple(name for name in choice.names if name in best)
 
 
-def drawn(task: Task, style: Style, target: Target, guide: str = "none") -> Iterator[Progress]:
+def drawn(task: Task, style: Style, target: Target, guide: str | None = "none") -> Iterator[Progress]:
     """A target in a style, as `tambour apply` draws it, by the style's own recipe. Returns the picture."""
     settings = dict(edges=task.style.edges, seed=task.seed, guide=guide, size=max(target.design.size))
     return (yield from _last(apply(style, [target.design], base=task.base, **settings)))
-
-
-def without_patches(task: Task, style: Style, target: Target) -> Iterator[Progress]:
-    """The same without the reference's patches."""
-    return (yield from drawn(task, _sampled(style, patches=0.0), target))
-
-
-def patches_alone(task: Task, style: Style, target: Target) -> Iterator[Progress]:
-    """The same without the LoRA: the base and the reference's patches."""
-    return (yield from drawn(task, _sampled(style, lora_scale=0.0), target))
-
-
-def _sampled(style: Style, **changes: float) -> Style:
-    """A style whose recipe samples in another way."""
-    return replace(style, recipe={**style.recipe, "sampling": {**style.recipe["sampling"], **changes}})
 
 
 def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
@@ -60,9 +49,29 @@ def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
     return (yield from drawn(task, style, target, guide="stitches"))
 
 
-def swatched(task: Task, style: Style, target: Target) -> Iterator[Progress]:
-    """The same, started from the reference's own stitches; where it is too small to show any, from fitted ones."""
-    return (yield from drawn(task, style, target, guide="photo" if style.swatch else "stitches"))
+def usual(task: Task, style: Style, target: Target) -> Iterator[Progress]:
+    """As users get it, by the recipe's guide: started from the reference's own stitches."""
+    return (yield from drawn(task, style, target, guide=None))
+
+
+def without_lora(task: Task, style: Style, target: Target) -> Iterator[Progress]:
+    """The same without the LoRA: the base and the reference's stitches."""
+    sampling = {**style.recipe["sampling"], "lora_scale": 0.0}
+    return (yield from usual(task, replace(style, recipe={**style.recipe, "sampling": sampling}), target))
+
+
+def stitches_alone(task: Task, learnt: None, target: Target) -> Iterator[Progress]:
+    """The reference's stitches as they are laid out, without any model. Returns the picture."""
+    yield Progress("stitches", 0, 1)
+    design = np.asarray(flatten(task.style.design, task.style.fabric))
+    relief = cut_relief(np.asarray(task.style.embroidery.convert("RGB")), design, task.style.mask)
+    flat, inside, fabric = task.flat(target), stitched(target), task.style.fabric
+    if not relief:
+        return flat
+    known = Relief.of_bytes(relief)
+    laid = quilt.stitched(quilt.Quilt(known), np.asarray(flat), inside, fabric, task.seed)
+    yield Progress("stitches", 1, 1)
+    return Image.fromarray(laid)
 
 
 def imagined(task: Task, style: Style, prompt: str) -> Iterator[Progress]:
@@ -133,17 +142,18 @@ def _two_blocks(task: Task) -> Iterator[Progress]:
 
 
 METHODS = (
-    Method("ours", "ours", "ours", f"{PAPER}, all of it; no guide", drawn, _ours, imagined, "ours"),
-    Method("ours-guide", "ours + guide", "ours", "ours, started from stitches fitted to the reference (not in the "
-           "paper)", guided, _ours, None, "ours"),
-    Method("ours-photo", "ours + photo's stitches", "ours", "ours, started from the reference's stitches, quilted (not "
-           "in the paper)", swatched, _ours, None, "ours"),
+    Method("ours", "ours", "ours", f"{PAPER}, all of it; started from the reference's own stitches, laid out anew (not "
+           "in the paper)", usual, _ours, imagined, "ours"),
+    Method("ours-noise", "ours, from noise", "ours", f"{PAPER}, all of it; from noise, as in the paper", drawn, _ours,
+           imagined, "ours"),
+    Method("ours-guide", "ours + fitted stitches", "ours", "ours, started from stitches that our renderer draws, as "
+           "fitted to the reference (not in the paper)", guided, _ours, None, "ours"),
     Method("paper", "ours as in the paper", "ablation", f"{PAPER}, recipe mini-paper: nothing of what the recipe adds",
            drawn, _paper, imagined, missing=lambda base: "" if base.name == "mini" else "it has one recipe"),
-    Method("no-patches", "without patches", "ablation", "ours, without the reference's patches in sampling",
-           without_patches, _ours, None, "ours"),
-    Method("patches-alone", "patches without LoRA", "ablation", "the base and the reference's patches",
-           patches_alone, _ours, None, "ours"),
+    Method("no-lora", "ours without LoRA", "ablation", "the base, started from the reference's own stitches",
+           without_lora, _ours, None, "ours"),
+    Method("stitches-alone", "its stitches, no model", "ablation", "the reference's own stitches as ours lays them out "
+           "(stitch/quilt.py), nothing else", stitches_alone, needs_base=False),
     _ablation("shown-whole", "without palettes, region, patches",
               f"{PAPER}: the pair as it is, the LoRA everywhere", without_ours),
     _ablation("by-similarity", "blocks by similarity", f"{PAPER}, section 2: five at least",

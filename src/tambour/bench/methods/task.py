@@ -114,7 +114,7 @@ def scaled(recipe: Recipe, budget: float) -> Recipe:
 
 def without_ours(recipe: Recipe) -> Recipe:
     """A recipe without what goes beyond the paper in how a pair is shown and where a style is drawn."""
-    plain = replace(recipe.sampling, style_guidance=1.0, patches=0.0)
+    plain = replace(recipe.sampling, style_guidance=1.0)
     return replace(recipe, stitches_alone=False, training=replace(recipe.training, palettes=0), sampling=plain)
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image
 
 from tambour.images import lab_to_rgb, rgb_to_lab
+from tambour.stitch.quilt import before_seam
+from tambour.stitch.relief import clear_of
 from tambour.texture import contrast_map, dominant_period
 
 PIECE = 96  # px, side of a piece of the swatch
 PIECES = 6
 _REACH = 100.0  # steps of grey for a contrast of 1; 0 is where a piece shows something else
-_BORDER = 8.0  # steps of CIELAB between two colours of a design
 _BANK = 1500  # patches that are compared
 _CLOSE = 4  # patches among which chance chooses
 
@@ -73,16 +74,6 @@ def lay_swatch(swatch: bytes, flat: np.ndarray, inside: np.ndarray, seed: int = 
     return lab_to_rgb(np.dstack([np.where(inside, light, lab[..., 0]), lab[..., 1:]]))
 
 
-def clear_of(design: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Where nothing but stitches of one colour is seen, (H, W) bool."""
-    lab = rgb_to_lab(design)
-    border = np.zeros(mask.shape, np.uint8)
-    border[:, 1:] |= np.abs(np.diff(lab, axis=1)).sum(-1) > _BORDER
-    border[1:] |= np.abs(np.diff(lab, axis=0)).sum(-1) > _BORDER
-    around = np.ones((5, 5), np.uint8)
-    return (cv2.erode(mask.astype(np.uint8), around) > 0) & (cv2.dilate(border, around) == 0)
-
-
 def _sums(values: np.ndarray, side: int) -> np.ndarray:
     """Sums of all windows of `side` px, by their upper left corner."""
     sums = cv2.integral(values.astype(np.float64))
@@ -119,9 +110,9 @@ def _quilt(pieces: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> 
             new = bank[number]
             fresh, error = np.ones_like(known), np.square(old - new)
             if known[:, :over].all():
-                fresh[:, :over] &= ~_before_seam(error[:, :over])
+                fresh[:, :over] &= ~before_seam(error[:, :over])
             if known[:over].all():
-                fresh[:over] &= ~_before_seam(error[:over].T).T
+                fresh[:over] &= ~before_seam(error[:over].T).T
             share = np.where(known, cv2.GaussianBlur(fresh.astype(np.float32), (0, 0), 1.0), 1)
             relief[box], done[box] = share * new + (1 - share) * old, True
     return relief[: inside.shape[0], : inside.shape[1]]
@@ -137,20 +128,3 @@ def _bank(pieces: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray
     strong = np.flatnonzero(energy >= 0.6 * np.median(energy))
     best = strong[cover[strong] >= cover[strong].max() - 0.1]
     return patches[rng.permutation(best)[:_BANK]]
-
-
-def _before_seam(error: np.ndarray) -> np.ndarray:
-    """(H, W) errors -> bool, True left of the cheapest path from the first row to the last."""
-    height, width = error.shape
-    cost = error.copy()
-    for row in range(1, height):
-        above = np.pad(cost[row - 1], 1, constant_values=np.inf)
-        cost[row] += np.minimum(np.minimum(above[:-2], above[1:-1]), above[2:])
-    before = np.zeros((height, width), bool)
-    column = int(cost[-1].argmin())
-    for row in range(height - 1, -1, -1):
-        before[row, :column] = True
-        if row:
-            first = max(0, column - 1)
-            column = first + int(cost[row - 1, first : min(width, column + 2)].argmin())
-    return before

@@ -1,0 +1,225 @@
+"""A reference's relief, and its stitches laid out on another design."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from test_style import random_style
+
+from tambour.apply import Result, apply
+from tambour.base import Base, load
+from tambour.config import read_recipe, recipe_from, recipe_values
+from tambour.errors import InputError, StyleError
+from tambour.images import rgb_to_lab
+from tambour.stitch import Fabric, default_stitch, render
+from tambour.stitch.quilt import SIDES, Quilt, in_light, shown_colours, stitched
+from tambour.stitch.regions import find_regions
+from tambour.stitch.relief import OPEN, Relief, cut_relief, place_of
+from tambour.style import Style
+from tambour.texture import colour_difference, texture_distance, texture_statistics
+
+SIDE = 256
+GROUND = (238, 232, 220)
+
+
+def disc(colour: tuple[int, int, int], turned: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """An ellipse on a ground, and where it is."""
+    image = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(image).ellipse([24, 70, SIDE - 24, SIDE - 70], fill=255)
+    inside = np.asarray(image.rotate(turned)) > 127
+    return np.where(inside[..., None], np.uint8(colour), np.uint8(GROUND)), inside
+
+
+def sewn(design: np.ndarray, family: str, field: str, seed: int = 1) -> np.ndarray:
+    stitch = replace(default_stitch(family), angle_field=field, angle=20.0)
+    return np.asarray(render(Image.fromarray(design), stitch, Fabric("plain", colour=GROUND), seed=seed).image)
+
+
+@pytest.fixture(scope="module")
+def mini() -> Base:
+    return load("mini", dtype="float32", controlnets=("tile", "canny"))
+
+
+def relief_of(family: str, field: str) -> Relief:
+    design, inside = disc((150, 60, 50))
+    return Relief.of_bytes(cut_relief(sewn(design, family, field), design, inside))
+
+
+@pytest.mark.parametrize(
+    ("family", "field", "frame"),
+    [("cord", "contour", "border"), ("stem", "contour", "border"), ("tatami", "constant", "picture")],
+)
+def test_the_frame_is_read_from_the_stitches(family: str, field: str, frame: str) -> None:
+    assert relief_of(family, field).frame == frame
+
+
+def test_a_place_knows_border_and_direction() -> None:
+    design = np.full((128, 128, 3), 255, np.uint8)
+    design[40:80, 16:112] = (20, 120, 60)
+    inside = (design != 255).any(2)
+    place = place_of(design, inside)
+    assert place.labels.max() == 1 and not place.distance[~inside].any()
+    assert place.distance[60, 64] == pytest.approx(20, abs=1.5) and place.distance[42, 64] == pytest.approx(3, abs=1.5)
+
+    def off(frame: str, y: int, x: int, wanted: float) -> float:
+        return abs((place.angles[frame][y, x] - wanted + math.pi / 2) % math.pi - math.pi / 2)
+
+    assert off("border", 44, 64, 0) < 0.1 and off("border", 60, 19, math.pi / 2) < 0.2 and off("axis", 60, 64, 0) < 0.05
+
+
+def test_a_relief_comes_back_from_its_bytes() -> None:
+    relief = relief_of("chain", "contour")
+    data = relief.to_bytes()
+    again = Relief.of_bytes(data)
+    assert again.frame == relief.frame and np.array_equal(again.clear, relief.clear)
+    assert np.abs(again.contrast - relief.contrast)[relief.clear].max() <= 0.011
+    assert again.to_bytes() == data
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", cut_relief(*disc((9, 9, 9))[:1] * 2, disc((9, 9, 9))[1])[:80]])
+def test_what_is_no_relief_says_so(data: bytes) -> None:
+    with pytest.raises(StyleError, match="relief"):
+        Relief.of_bytes(data)
+
+
+def test_too_little_to_see_is_no_relief() -> None:
+    design, inside = disc((150, 60, 50))
+    assert cut_relief(design, design, np.zeros_like(inside)) == b""
+    assert cut_relief(design[:32, :32], design[:32, :32], inside[:32, :32]) == b""
+
+
+def test_relief_does_not_know_its_colour() -> None:
+    """The same stitches in dark and in pale yarn say nearly the same of a mid-tone; as plain contrast they do not."""
+    reliefs = []
+    for colour in ((40, 40, 70), (235, 225, 200)):
+        design, inside = disc(colour)
+        relief = Relief.of_bytes(cut_relief(sewn(design, "cord", "contour"), design, inside))
+        reliefs.append(relief.contrast[relief.clear].std())
+    assert max(reliefs) < 1.5 * min(reliefs)
+
+
+def test_light_keeps_colours_and_its_highlights_are_white() -> None:
+    colours = np.uint8([[40, 40, 70], [128, 128, 128], [230, 190, 40]])
+    assert np.abs(in_light(colours, np.zeros(3)).astype(int) - colours).max() <= 1
+    dark, lit = in_light(colours, np.full(3, -0.4)).astype(int), in_light(colours, np.full(3, 0.6)).astype(int)
+    assert (dark < colours).all() and (lit > colours).all()
+    ratio = dark[2] / colours[2]
+    assert np.ptp(ratio) < 0.15  # shade keeps the hue
+    assert lit[0].min() / lit[0].max() > 40 / 70 + 0.1  # a highlight on navy is paler than navy
+
+
+@pytest.mark.parametrize(("family", "field"), [("cord", "contour"), ("tatami", "constant"), ("chain", "contour")])
+def test_the_stitches_come_over_to_another_design(family: str, field: str) -> None:
+    """Turned, and in another colour."""
+    flat, inside = disc((60, 120, 170), 90.0)
+    known = (("cord", "contour"), ("tatami", "constant"), ("chain", "contour"))
+    truth = {key: texture_statistics(sewn(flat, *key, 5), inside) for key in known}
+    laid = stitched(Quilt(relief_of(family, field)), flat, inside, GROUND)
+    near = {key: texture_distance(texture_statistics(laid, inside), wanted) for key, wanted in truth.items()}
+    plain = texture_distance(texture_statistics(flat, inside), truth[family, field])
+    assert near[family, field] < 0.35 * plain and near[family, field] == min(near.values())
+    assert np.array_equal(laid[~inside], flat[~inside]) and colour_difference(laid, flat) < 5
+
+
+def test_stitches_turn_with_their_region_unless_they_keep_to_the_picture() -> None:
+    def across(relief: Relief, turned: float) -> float:
+        """Share of the contrast's change that is along x."""
+        flat, inside = disc((120, 120, 120), turned)
+        contrast, _ = Quilt(relief).lay(place_of(flat, inside))
+        gy, gx = np.gradient(np.where(inside, contrast, 0))
+        middle = np.s_[110:146, 110:146]
+        return float(np.square(gx[middle]).sum() / (np.square(gx[middle]) + np.square(gy[middle])).sum())
+
+    rows = np.zeros((SIDE, SIDE), np.float32)
+    rows[:] = np.sin(np.arange(SIDE) / 2)[:, None] * 0.3  # lines along x, as the ellipse lies
+    design, inside = disc((120, 120, 120))
+    place = place_of(design, inside)
+    for frame, turns in (("axis", True), ("picture", False)):
+        relief = Relief(rows * inside, inside, place.distance, place.angles[frame], frame, 1.0)
+        assert across(relief, 0.0) < 0.1
+        assert across(relief, 90.0) > 0.9 if turns else across(relief, 90.0) < 0.1
+
+
+def test_chance_is_the_seed_and_a_quilt_is_laid_twice_alike() -> None:
+    flat, inside = disc((60, 120, 170))
+    place, quilt = place_of(flat, inside), Quilt(relief_of("tatami", "constant"))
+    once, again, other = (quilt.lay(place, seed)[0] for seed in (3, 3, 4))
+    assert np.array_equal(once, again) and not np.array_equal(once, other)
+    assert SIDES[0] <= quilt.side <= SIDES[1]
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (40, 200), (97, 31)])
+def test_any_shape_is_covered(shape: tuple[int, int]) -> None:
+    flat, inside = np.full((*shape, 3), 140, np.uint8), np.ones(shape, bool)
+    contrast, done = Quilt(relief_of("tatami", "constant")).lay(place_of(flat, inside))
+    assert contrast.shape == shape and done.all() and contrast.std() > 0.02
+
+
+def test_regions_are_filled_apart() -> None:
+    """No piece goes over a border of two colours: what lies left does not depend on what is right of it."""
+    inside = np.ones((128, 128), bool)
+    flat = np.full((128, 128, 3), 90, np.uint8)
+    flat[:, 64:] = (200, 60, 60)
+    contrast, done = Quilt(relief_of("tatami", "constant")).lay(place_of(flat, inside))
+    assert done.all() and np.abs(np.diff(contrast, axis=1))[:, 63].mean() > np.abs(np.diff(contrast, axis=1)).mean()
+
+
+def test_open_work_is_told_from_dense_and_shows_its_fabric() -> None:
+    design, inside = disc((240, 220, 120))
+    navy = (44, 54, 84)
+    design[~inside] = navy
+
+    def sewn_on_navy(family: str) -> Relief:
+        stitch = replace(default_stitch(family), angle_field="constant")
+        photo = np.asarray(render(Image.fromarray(design), stitch, Fabric("weave", colour=navy), seed=1).image)
+        return Relief.of_bytes(cut_relief(photo, design, inside))
+
+    dense, sparse = sewn_on_navy("tatami"), sewn_on_navy("sashiko")
+    assert dense.cover > 0.85 and sparse.cover < OPEN
+    assert np.array_equal(shown_colours(dense, design, inside, navy), design)
+    shown = shown_colours(sparse, design, inside, navy)
+    assert np.array_equal(shown[~inside], design[~inside])
+    pale, mixed, dark = (rgb_to_lab(np.uint8([[colour]]))[0, 0] for colour in (design[128, 128], shown[128, 128], navy))
+    assert np.allclose(mixed, dark + sparse.cover * (pale - dark), atol=1.5)
+
+
+def test_a_style_starts_from_its_stitches(mini: Base) -> None:
+    recipe = read_recipe("mini")
+    recipe = replace(recipe, sampling=replace(recipe.sampling, size=128, lora_scale=0.0))
+    design, _ = disc((150, 60, 50))
+    relief = relief_of("cord", "contour").to_bytes()
+    stitch = dict(vars(default_stitch("tatami")))
+    style: Style = replace(
+        random_style(mini), recipe=recipe_values(recipe), relief=relief, stitch=stitch, fabric=GROUND, statistics=()
+    )
+    art = Image.fromarray(design).resize((128, 128))
+
+    def drawn(guide: str | None) -> np.ndarray:
+        (result,) = [r for r in apply(style, [art], base=mini, recipe=recipe, guide=guide) if isinstance(r, Result)]
+        return np.asarray(result.image).astype(int)
+
+    flat, within = np.asarray(art), find_regions(np.asarray(art)).labels > 0
+    start = stitched(Quilt(Relief.of_bytes(relief)), flat, within, GROUND).astype(int)
+    usual, other = drawn(None), drawn("stitches")
+    assert np.array_equal(usual, drawn("photo"))
+    alike = [np.corrcoef(picture[within].mean(1), start[within].mean(1))[0, 1] for picture in (usual, other)]
+    assert alike[0] > 0.5 and alike[0] > alike[1] + 0.3
+
+
+def test_a_style_without_them_says_so(mini: Base) -> None:
+    recipe = read_recipe("mini")
+    stitch = dict(vars(default_stitch("tatami")))
+    style = replace(random_style(mini), recipe=recipe_values(recipe), relief=b"", stitch=stitch)
+    with pytest.raises(StyleError, match="keeps no stitches"):
+        next(apply(style, [Image.new("RGB", (64, 64))], base=mini, guide="photo"))
+
+
+def test_recipes_of_earlier_style_files_are_read() -> None:
+    values = recipe_values(read_recipe("mini"))
+    assert recipe_from(values | {"sampling": values["sampling"] | {"patches": 1.0}}) == read_recipe("mini")
+    with pytest.raises(InputError, match="pieces"):
+        recipe_from(values | {"sampling": values["sampling"] | {"pieces": 1.0}})
