@@ -153,9 +153,10 @@ def test_chance_is_the_seed_and_a_quilt_is_laid_twice_alike() -> None:
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (40, 200), (97, 31)])
-def test_any_shape_is_covered(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("family", "field"), [("cord", "contour"), ("tatami", "constant")])
+def test_any_shape_is_covered_without_a_border_too(shape: tuple[int, int], family: str, field: str) -> None:
     flat, inside = np.full((*shape, 3), 140, np.uint8), np.ones(shape, bool)
-    contrast, done = Quilt(relief_of("tatami", "constant")).lay(place_of(flat, inside))
+    contrast, done = Quilt(relief_of(family, field)).lay(place_of(flat, inside))
     assert contrast.shape == shape and done.all() and contrast.std() > 0.02
 
 

@@ -140,7 +140,8 @@ def place_of(design: np.ndarray, inside: np.ndarray) -> Place:
     for axis in (0, 1):
         step = np.diff(labels, axis=axis) != 0
         border |= np.pad(step, [(axis == 0, 0), (axis == 1, 0)]) | np.pad(step, [(0, axis == 0), (0, axis == 1)])
-    distance = cv2.distanceTransform((~border).astype(np.uint8), cv2.DIST_L2, 5) * (labels > 0)
+    distance = cv2.distanceTransform((~border).astype(np.uint8), cv2.DIST_L2, 5)  # enormous where there is no border
+    distance = np.minimum(distance, max(labels.shape)) * (labels > 0)
     smooth = cv2.GaussianBlur(distance, (0, 0), 3)
     along = _along(smooth, (labels > 0).astype(np.float32), 5)[0]
     axis = np.zeros(labels.shape, np.float32)
