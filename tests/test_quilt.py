@@ -86,6 +86,15 @@ def test_what_is_no_relief_says_so(data: bytes) -> None:
         Relief.of_bytes(data)
 
 
+def test_a_relief_without_stitches_or_of_a_few_px_is_refused() -> None:
+    relief = relief_of("tatami", "constant")
+    with pytest.raises(StyleError, match="no stitches"):
+        Relief.of_bytes(replace(relief, clear=np.zeros_like(relief.clear)).to_bytes())
+    small = {name: getattr(relief, name)[:16, :16] for name in ("contrast", "clear", "distance", "angle")}
+    with pytest.raises(StyleError, match="cannot be read"):
+        Relief.of_bytes(replace(relief, **small).to_bytes())
+
+
 def test_too_little_to_see_is_no_relief() -> None:
     design, inside = disc((150, 60, 50))
     assert cut_relief(design, design, np.zeros_like(inside)) == b""

@@ -78,10 +78,12 @@ class Quilt:
 
     relief: Relief
     side: int = field(init=False)
+    _power: float = field(init=False, repr=False)  # mean square of its contrast
     _turned: list[_Turned] = field(init=False, repr=False)
     _banks: dict[int, _Bank | None] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._power = float(np.square(self.relief.contrast[self.relief.clear]).mean())
         grey = np.clip(self.relief.contrast * 100 + 128, 0, 255).astype(np.uint8)
         period = dominant_period(np.repeat(grey[..., None], 3, 2), self.relief.clear)[0]
         most = min(SIDES[1], *self.relief.clear.shape)
@@ -205,10 +207,6 @@ class Quilt:
         bank.used[number] += 1
         return bank.at[number]
 
-    @property
-    def _power(self) -> float:
-        return float(np.square(self.relief.contrast[self.relief.clear]).mean())
-
     def _paste(self, chosen: np.ndarray, old: np.ndarray, known: np.ndarray, own: np.ndarray, over: int) -> None:
         """Lay a piece into `old`, cut along the path where both differ least."""
         number, top, left = chosen
@@ -266,7 +264,9 @@ def yarn_colours(colours: np.ndarray, flat: np.ndarray, picture: np.ndarray) -> 
     return lab_to_rgb(mixed + thread * (rgb_to_lab(flat) - mixed))
 
 
-def stitched(quilt: Quilt, flat: np.ndarray, inside: np.ndarray, fabric: tuple[int, int, int], seed: int = 0):
+def stitched(
+    quilt: Quilt, flat: np.ndarray, inside: np.ndarray, fabric: tuple[int, int, int], seed: int = 0
+) -> np.ndarray:
     """A flat design in the stitches of a photo: (H, W, 3) uint8.
 
     Args:

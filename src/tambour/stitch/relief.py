@@ -22,6 +22,7 @@ from tambour.texture import contrast_map
 
 FRAMES = ("picture", "border", "axis")
 SIDE = 512  # px; of a larger photo the part with most stitches is kept
+LEAST = 64  # px; smaller ones show too little
 MIDTONE = 55.0  # L*
 SHINE = 1.8  # times its surroundings' light, from which on light counts as a highlight
 OPEN = 0.75  # share of yarn in what a region shows, under which its fabric shows through: open work
@@ -97,12 +98,19 @@ class Relief:
         try:
             with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
                 frame, cover = image.text["frame"], float(image.text.get("cover", 1))  # earlier files do not tell
-                if frame not in FRAMES or not 0 < cover <= 1 or image.mode != "RGBA" or max(image.size) > SIDE:
+                if (
+                    frame not in FRAMES
+                    or not 0 < cover <= 1
+                    or image.mode != "RGBA"
+                    or not LEAST <= min(image.size) <= max(image.size) <= SIDE
+                ):
                     raise ValueError("not what `to_bytes` writes")
                 pixels = np.asarray(image).astype(np.float32)
         except (OSError, SyntaxError, ValueError, KeyError, AttributeError, Image.DecompressionBombError):
             raise StyleError("The style's relief cannot be read.", "Learn the style again.") from None
         clear = pixels[..., 3] > 127
+        if not clear.any():
+            raise StyleError("The style's relief shows no stitches.", "Learn the style again.")
         contrast = np.where(clear, (pixels[..., 0] - 128) / _CONTRAST, 0)
         return cls(contrast, clear, pixels[..., 1] / _DISTANCE, (pixels[..., 2] + 0.5) / _ANGLE, frame, cover)
 
@@ -115,7 +123,7 @@ def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
         mask: (H, W) bool, stitched.
     """
     clear = clear_of(design, mask)
-    if clear.mean() < _LEAST or min(mask.shape) < 64:
+    if clear.mean() < _LEAST or min(mask.shape) < LEAST:
         return b""
     own, cover = _own_contrast(photo, design, mask)
     if float(own[clear].std()) < _FAINT:
