@@ -183,7 +183,7 @@ def apply(
             place = f"design {jobs[0].index + 1} of {len(designs)}, sample {jobs[0].sample + 1} of {samples}"
             drawing = sample(
                 base,
-                size=jobs[0].shown.size[::-1],
+                size=jobs[0].flat.size[::-1],
                 generators=[generator(seed + job.sample, "apply") for job in jobs],
                 start=torch.cat([to_tensor(job.start) for job in jobs]),
                 **told([job.structure for job in jobs], weights, plain, recipe),
@@ -434,7 +434,7 @@ def _together(plan: Plan | None, batch: int | None) -> int:
 
 def _batches(jobs: Iterator[_Job], most: int) -> Iterator[list[_Job]]:
     """Neighbouring jobs of one size, at most so many."""
-    for _, group in itertools.groupby(jobs, key=lambda job: job.shown.size):
+    for _, group in itertools.groupby(jobs, key=lambda job: job.flat.size):
         yield from _chunks(group, most)
 
 

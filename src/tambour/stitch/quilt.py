@@ -28,11 +28,8 @@ PIECES = 1500  # of a direction, among which one is chosen
 _CLOSE = 4  # pieces among which chance chooses
 _FAR = 32.0  # px from a border; beyond, a place is simply inside
 _COVER = 0.4  # of a piece, that shows stitches
-_PLACE, _HOLE, _USED = (
-    0.02,
-    0.3,
-    0.02,
-)  # prices: a px of other distance (squared, to an eighth), of nothing seen, of use
+# prices: of other distances from the border (squared px), of nothing to be seen, of being used already
+_PLACE, _HOLE, _USED = 0.005, 0.3, 0.02
 _THREAD = 0.35  # contrast in open work that is all thread
 _UNUSUAL = 40  # px, side of a piece where nothing repeats
 
@@ -196,11 +193,8 @@ class Quilt:
         lies, inside = distance[::4, ::4].ravel(), own[::4, ::4].ravel().astype(np.float32)
         cost = bank.power @ seen - 2 * (bank.contrast @ (old[::2, ::2].ravel() * seen))
         cost += _HOLE * (bank.hole @ wanted)
-        cost += (
-            _PLACE
-            / 4
-            * (bank.distance_power @ inside - 2 * (bank.distance @ lies) + bank.seen @ (lies * lies).astype(np.float32))
-        )
+        off = bank.distance_power @ inside - 2 * (bank.distance @ lies) + bank.seen @ (lies * lies).astype(np.float32)
+        cost += _PLACE * off
         cost += _USED * self._power * float(wanted.sum()) * bank.used
         best = cost.argpartition(min(_CLOSE, len(cost) - 1))[:_CLOSE]
         number = int(best[rng.integers(len(best))])

@@ -125,11 +125,12 @@ def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
     clear = clear_of(design, mask)
     if clear.mean() < _LEAST or min(mask.shape) < LEAST:
         return b""
-    own, cover = _own_contrast(photo, design, mask)
+    local = contrast_map(photo, mask)[0]
+    own, cover = _own_contrast(photo, design, mask, local)
     if float(own[clear].std()) < _FAINT:
         return b""
     place = place_of(design, mask)
-    frame = frame_of(_on_midtone(photo, contrast_map(photo, mask)[0]), clear, place)
+    frame = frame_of(_on_midtone(photo, local), clear, place)
     contrast = own if cover < OPEN else _on_midtone(photo, own)
     side = tuple(min(SIDE, extent) for extent in mask.shape)
     sums = cv2.integral(clear.astype(np.uint8))
@@ -185,14 +186,18 @@ def clear_of(design: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (cv2.erode(mask.astype(np.uint8), around) > 0) & (cv2.dilate(border, around) == 0)
 
 
-def _own_contrast(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
+def _own_contrast(
+    photo: np.ndarray, design: np.ndarray, mask: np.ndarray, local: np.ndarray
+) -> tuple[np.ndarray, float]:
     """Lightness contrast (H, W) with what is around in the same colour, and how much of what is seen is yarn.
+
+    Colours of a few px keep the contrast with whatever is around, `local`.
 
     How much: colours of an embroidery lie between those of its design (yarn alone) and the fabric's; where, by least
     squares. 1 where there is no bare fabric to compare with, or where no colour differs from it.
     """
     seen, flat = rgb_to_lab(photo), rgb_to_lab(design)
-    contrast = contrast_map(photo, mask)[0]
+    contrast = local.copy()
     fabric = np.median(seen[~mask], 0) if (~mask).mean() > _LEAST else None
     name = np.where(mask, design.astype(np.int64) @ np.array([65536, 256, 1]), -1)
     names, count = np.unique(name[mask], return_counts=True)
