@@ -32,9 +32,10 @@ from sdxl import SIZES, STYLE_BLOCKS, Source, build, by_pipeline, compile_blocks
 from tambour.base import Base, Prompt, generator
 from tambour.base.quantize import quantize
 from tambour.base.quiet import quiet
-from tambour.base.sampling import Condition, finished, sample
+from tambour.base.sampling import Condition, sample
 from tambour.config import Lora, Stage, StageTwo
 from tambour.errors import TambourError
+from tambour.progress import finished
 from tambour.training import routing
 from tambour.training.adapter import Adapter, adapted
 from tambour.training.loop import train
@@ -50,6 +51,7 @@ TOLERANCE = {  # relative, by precision: of predictions, and of losses after som
     torch.float16: (1e-2, 2e-2),
 }
 EIGHT = 5e-2  # relative, of a prediction with weights in 8 bits
+EFFECT = 0.5  # of the LoRA: what it adds has about a third of its input's size
 CONTRAST = 0.1  # absolute, of L_con, whose range is log 2 -+ 2
 
 
@@ -85,8 +87,10 @@ class Checks:
         numbers = Lora(rank=self.size.rank, alpha=float(self.size.rank))
         with adapted(self.base, STYLE_BLOCKS, numbers, generator(0, "lora")) as adapter:
             dice = generator(1, "effect")
-            for parameter in adapter.theta_a.values():
-                parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=dice))
+            for name, parameter in adapter.theta_a.items():
+                if name.endswith("lora_B.weight"):  # of the same strength at every width and rank
+                    effect = EFFECT / math.sqrt(self.size.rank)
+                    parameter.data.copy_(effect * torch.randn(parameter.shape, generator=dice))
             yield adapter
 
     def prediction(self, rows: Sequence[int] = (0, 1)) -> torch.Tensor:
@@ -284,6 +288,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     sizes = [options.size] if options.size else (["toy", "full"] if device.type == "cuda" else ["toy"])
+    torch.backends.cudnn.allow_tf32 = False  # or float32's convolutions would not be float32
     start, results, bad = time.monotonic(), [], []
     print(f"{device}, torch {torch.__version__}, {options.precision}\n")
 

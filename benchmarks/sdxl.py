@@ -42,8 +42,9 @@ from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator, load
 from tambour.base.quantize import quantize
 from tambour.base.quiet import quiet
-from tambour.base.sampling import Condition, finished, sample
+from tambour.base.sampling import Condition, sample
 from tambour.config import Analysis, Lora, Stage, StageTwo
+from tambour.progress import finished
 from tambour.training.adapter import Adapter, adapted, updating
 from tambour.training.loop import Step, train
 from tambour.training.losses import contrast, denoising

@@ -15,6 +15,7 @@ from tambour.base import Base, load
 from tambour.config import read_recipe, recipe_from, recipe_values
 from tambour.errors import InputError, StyleError
 from tambour.images import rgb_to_lab
+from tambour.progress import finished
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.stitch.quilt import SIDES, Quilt, in_light, shown_colours, stitched
 from tambour.stitch.regions import find_regions
@@ -127,7 +128,7 @@ def test_the_stitches_come_over_to_another_design(family: str, field: str) -> No
     flat, inside = disc((60, 120, 170), 90.0)
     known = (("cord", "contour"), ("tatami", "constant"), ("chain", "contour"))
     truth = {key: texture_statistics(sewn(flat, *key, 5), inside) for key in known}
-    laid = stitched(Quilt(relief_of(family, field)), flat, inside, GROUND)
+    laid = finished(stitched(Quilt(relief_of(family, field)), flat, inside, GROUND))
     near = {key: texture_distance(texture_statistics(laid, inside), wanted) for key, wanted in truth.items()}
     plain = texture_distance(texture_statistics(flat, inside), truth[family, field])
     assert near[family, field] < 0.35 * plain and near[family, field] == min(near.values())
@@ -138,7 +139,7 @@ def test_stitches_turn_with_their_region_unless_they_keep_to_the_picture() -> No
     def across(relief: Relief, turned: float) -> float:
         """Share of the contrast's change that is along x."""
         flat, inside = disc((120, 120, 120), turned)
-        contrast, _ = Quilt(relief).lay(place_of(flat, inside))
+        contrast, _ = finished(Quilt(relief).lay(place_of(flat, inside)))
         gy, gx = np.gradient(np.where(inside, contrast, 0))
         middle = np.s_[110:146, 110:146]
         return float(np.square(gx[middle]).sum() / (np.square(gx[middle]) + np.square(gy[middle])).sum())
@@ -156,7 +157,7 @@ def test_stitches_turn_with_their_region_unless_they_keep_to_the_picture() -> No
 def test_chance_is_the_seed_and_a_quilt_is_laid_twice_alike() -> None:
     flat, inside = disc((60, 120, 170))
     place, quilt = place_of(flat, inside), Quilt(relief_of("tatami", "constant"))
-    once, again, other = (quilt.lay(place, seed)[0] for seed in (3, 3, 4))
+    once, again, other = (finished(quilt.lay(place, seed))[0] for seed in (3, 3, 4))
     assert np.array_equal(once, again) and not np.array_equal(once, other)
     assert SIDES[0] <= quilt.side <= SIDES[1]
 
@@ -165,7 +166,7 @@ def test_chance_is_the_seed_and_a_quilt_is_laid_twice_alike() -> None:
 @pytest.mark.parametrize(("family", "field"), [("cord", "contour"), ("tatami", "constant")])
 def test_any_shape_is_covered_without_a_border_too(shape: tuple[int, int], family: str, field: str) -> None:
     flat, inside = np.full((*shape, 3), 140, np.uint8), np.ones(shape, bool)
-    contrast, done = Quilt(relief_of(family, field)).lay(place_of(flat, inside))
+    contrast, done = finished(Quilt(relief_of(family, field)).lay(place_of(flat, inside)))
     assert contrast.shape == shape and done.all() and contrast.std() > 0.02
 
 
@@ -174,7 +175,7 @@ def test_regions_are_filled_apart() -> None:
     inside = np.ones((128, 128), bool)
     flat = np.full((128, 128, 3), 90, np.uint8)
     flat[:, 64:] = (200, 60, 60)
-    contrast, done = Quilt(relief_of("tatami", "constant")).lay(place_of(flat, inside))
+    contrast, done = finished(Quilt(relief_of("tatami", "constant")).lay(place_of(flat, inside)))
     assert done.all() and np.abs(np.diff(contrast, axis=1))[:, 63].mean() > np.abs(np.diff(contrast, axis=1)).mean()
 
 
@@ -213,7 +214,7 @@ def test_a_style_starts_from_its_stitches(mini: Base) -> None:
         return np.asarray(result.image).astype(int)
 
     flat, within = np.asarray(art), find_regions(np.asarray(art)).labels > 0
-    start = stitched(Quilt(Relief.of_bytes(relief)), flat, within, GROUND).astype(int)
+    start = finished(stitched(Quilt(Relief.of_bytes(relief)), flat, within, GROUND)).astype(int)
     usual, other = drawn(None), drawn("stitches")
     assert np.array_equal(usual, drawn("photo"))
     alike = [np.corrcoef(picture[within].mean(1), start[within].mean(1))[0, 1] for picture in (usual, other)]

@@ -12,9 +12,10 @@ from diffusers import ControlNetUnionModel
 from PIL import Image
 
 from tambour.base import Base, generator, load, model, sampling
-from tambour.base.sampling import Condition, finished, sample, windowed
+from tambour.base.sampling import Condition, sample, windowed
 from tambour.base.sharing import remembered
 from tambour.base.tiles import blended, places, ramp
+from tambour.progress import finished
 
 CLOSE = 1e-5  # sums in another order
 

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -50,6 +51,7 @@ SIZES = (64, 4096)  # longer side, px
 _REACH = 7  # px: twice what is drawn anew beyond the edge of a design
 
 Design = Image.Image | str | Path
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -158,15 +160,18 @@ def apply(
     relief = Relief.of_bytes(style.relief) if style.relief else None
     quilt = Quilt(relief) if guide == "photo" else None
 
-    def prepared() -> Iterator[_Job]:
-        """What is to be drawn, in its order."""
+    def prepared() -> Iterator[Progress | _Job]:
+        """What is to be drawn, in its order; and how far that is."""
         for index in range(len(designs)):
             fitted, frame = pad(fit(_open(designs, index, size, transparent), size), base.pixel_multiple)
             flat = flatten(fitted, style.fabric)
             if recipe.design != "flat":
                 flat = edge_map(flat, recipe)
             inside = find_regions(np.asarray(fitted)).labels > 0
-            start = _stitched(fitted, inside, style, seed, quilt) if guided else flat
+            start = flat
+            if guided:
+                place = f"design {index + 1} of {len(designs)}, laying out its stitches"
+                start = yield from _told(_stitched(fitted, inside, style, seed, quilt), "apply", done, total, 0, place)
             shown = flat
             if relief is not None and relief.cover < OPEN and sampling.guide != "none":
                 shown = Image.fromarray(shown_colours(relief, np.asarray(flat), inside, style.fabric))
@@ -180,6 +185,9 @@ def apply(
     done = 0
     with attached(base, style, sampling.lora_scale):
         for jobs in _batches(prepared(), together):
+            if isinstance(jobs, Progress):
+                yield jobs
+                continue
             place = f"design {jobs[0].index + 1} of {len(designs)}, sample {jobs[0].sample + 1} of {samples}"
             drawing = sample(
                 base,
@@ -362,13 +370,15 @@ def _usual_guide(style: Style, wanted: str) -> str:
     return wanted if style.stitch else "none"
 
 
-def _stitched(design: Image.Image, inside: np.ndarray, style: Style, seed: int, quilt: Quilt | None) -> Image.Image:
+def _stitched(
+    design: Image.Image, inside: np.ndarray, style: Style, seed: int, quilt: Quilt | None
+) -> Generator[float, None, Image.Image]:
     """The design in the reference's very stitches, or in the stitch fitted to it (our guides; not in the paper)."""
     fabric = Fabric(colour=tuple(style.fabric)) if design.mode == "RGBA" else Fabric()
     drawn = render(design, Stitch(**style.stitch), fabric, seed=seed).image
     if quilt is None:
         return drawn
-    laid = stitched(quilt, np.asarray(flatten(design, style.fabric)), inside, style.fabric, seed)
+    laid = yield from stitched(quilt, np.asarray(flatten(design, style.fabric)), inside, style.fabric, seed)
     return Image.fromarray(np.where(inside[..., None], laid, np.asarray(drawn)))
 
 
@@ -432,10 +442,22 @@ def _together(plan: Plan | None, batch: int | None) -> int:
     return plan.batch if plan is not None else 1
 
 
-def _batches(jobs: Iterator[_Job], most: int) -> Iterator[list[_Job]]:
-    """Neighbouring jobs of one size, at most so many."""
-    for _, group in itertools.groupby(jobs, key=lambda job: job.flat.size):
-        yield from _chunks(group, most)
+def _batches(jobs: Iterator[Progress | _Job], most: int) -> Iterator[Progress | list[_Job]]:
+    """Neighbouring jobs of one size, at most so many; progress as it comes."""
+    waiting: list[_Job] = []
+    for job in jobs:
+        if isinstance(job, Progress):
+            yield job
+            continue
+        if waiting and waiting[0].flat.size != job.flat.size:
+            yield waiting
+            waiting = []
+        waiting.append(job)
+        if len(waiting) == most:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
 def _chunks(items: Iterable, most: int) -> Iterator[list]:
@@ -446,12 +468,12 @@ def _chunks(items: Iterable, most: int) -> Iterator[list]:
 
 
 def _told(
-    drawing: Generator[int, None, torch.Tensor], stage: str, done: int, total: int, count: int, place: str
-) -> Generator[Progress, None, torch.Tensor]:
-    """Progress records of `count` pictures that are drawn together. Returns the pictures."""
+    work: Generator[float, None, T], stage: str, done: int, total: int, count: int, place: str
+) -> Generator[Progress, None, T]:
+    """Progress records of work that tells steps of `count` pictures each, or none of any. Returns what it returns."""
     while True:
         try:
-            step = next(drawing)
+            step = next(work)
         except StopIteration as end:
             return end.value
-        yield Progress(stage, done + step * count, total, place)
+        yield Progress(stage, done + int(step * count), total, place)

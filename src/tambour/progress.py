@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,12 @@ class Progress:
     total: int
     message: str = ""
     values: dict[str, float] = field(default_factory=dict)
+
+
+def finished(work: Generator[object, None, T]) -> T:
+    """Run work to its end, whatever it tells on the way: what it returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value

@@ -189,15 +189,6 @@ def sample(
     return base.decode(latents)
 
 
-def finished(drawing: Generator[int, None, torch.Tensor]) -> torch.Tensor:
-    """Run `sample` to its end: the pictures."""
-    while True:
-        try:
-            next(drawing)
-        except StopIteration as end:
-            return end.value
-
-
 def set_timesteps(base: Base, sampler, steps: int, strength: float) -> torch.Tensor:
     """Prepare a sampler; the timesteps that SDEdit at `strength` leaves of `steps`, each a question to the base."""
     sampler.set_timesteps(steps, device=base.device)

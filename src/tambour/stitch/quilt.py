@@ -13,6 +13,7 @@ what lies there already, and cuts them along the path where they differ least. H
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import cv2
@@ -23,13 +24,14 @@ from tambour.stitch.relief import MIDTONE, OPEN, SHINE, Place, Relief, luminance
 from tambour.texture import dominant_period
 
 BINS = 16  # directions over half a turn
-SIDES = (36, 60)  # px of a piece: three repeats of the stitches within these
+SIDES = (48, 84)  # px of a piece: three repeats of the stitches within these
 PIECES = 1500  # of a direction, among which one is chosen
 _CLOSE = 4  # pieces among which chance chooses
 _FAR = 32.0  # px from a border; beyond, a place is simply inside
 _COVER = 0.4  # of a piece, that shows stitches
 # prices: of other distances from the border (squared px), of nothing to be seen, of being used already
 _PLACE, _HOLE, _USED = 0.005, 0.3, 0.02
+_STRENGTH = 0.5  # how much a piece's own contrast counts as a difference; 1 prefers flat pieces
 _THREAD = 0.35  # contrast in open work that is all thread
 _UNUSUAL = 40  # px, side of a piece where nothing repeats
 
@@ -153,10 +155,10 @@ class Quilt:
                 return bank
         return None
 
-    def lay(self, place: Place, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, place: Place, seed: int = 0) -> Generator[float, None, tuple[np.ndarray, np.ndarray]]:
         """Contrast (H, W) float32 on a design's places, and where there is any, (H, W) bool.
 
-        The same seed gives the same layout.
+        Yields the share of the picture that is laid, row by row. The same seed gives the same layout.
         """
         side, over = self.side, self.side // 3
         rng = np.random.default_rng([seed, 0x5A7C])
@@ -170,6 +172,7 @@ class Quilt:
             if bank is not None:
                 bank.used[:] = 0
         for top in range(0, label.shape[0] - side + 1, side - over):
+            yield top / label.shape[0]
             for left in range(0, label.shape[1] - side + 1, side - over):
                 box = np.s_[top : top + side, left : left + side]
                 here = label[box]
@@ -191,7 +194,7 @@ class Quilt:
         seen = known[::2, ::2].ravel().astype(np.float32)
         wanted = need[::2, ::2].ravel().astype(np.float32) + seen
         lies, inside = distance[::4, ::4].ravel(), own[::4, ::4].ravel().astype(np.float32)
-        cost = bank.power @ seen - 2 * (bank.contrast @ (old[::2, ::2].ravel() * seen))
+        cost = _STRENGTH * (bank.power @ seen) - 2 * (bank.contrast @ (old[::2, ::2].ravel() * seen))
         cost += _HOLE * (bank.hole @ wanted)
         off = bank.distance_power @ inside - 2 * (bank.distance @ lies) + bank.seen @ (lies * lies).astype(np.float32)
         cost += _PLACE * off
@@ -260,15 +263,15 @@ def yarn_colours(colours: np.ndarray, flat: np.ndarray, picture: np.ndarray) -> 
 
 def stitched(
     quilt: Quilt, flat: np.ndarray, inside: np.ndarray, fabric: tuple[int, int, int], seed: int = 0
-) -> np.ndarray:
-    """A flat design in the stitches of a photo: (H, W, 3) uint8.
+) -> Generator[float, None, np.ndarray]:
+    """A flat design in the stitches of a photo: (H, W, 3) uint8. Yields the share that is done.
 
     Args:
         flat: (H, W, 3) uint8.
         inside: (H, W) bool, where it is stitched.
         fabric: RGB of the fabric, that shows through open work.
     """
-    contrast, done = quilt.lay(place_of(flat, inside), seed)
+    contrast, done = yield from quilt.lay(place_of(flat, inside), seed)
     colours = shown_colours(quilt.relief, flat, inside, fabric)
     if quilt.relief.cover < OPEN:
         lab = rgb_to_lab(colours)

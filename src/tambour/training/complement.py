@@ -17,14 +17,14 @@ from PIL import Image, ImageColor
 
 from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator
-from tambour.base.sampling import finished, sample
+from tambour.base.sampling import sample
 from tambour.base.structure import structure_of, told
 from tambour.config import Recipe
 from tambour.errors import InputError
 from tambour.images import correct_colours, open_image, save_image, to_image, to_tensor
 from tambour.pair.edges import edge_map
 from tambour.pair.flat import make_design
-from tambour.progress import Progress
+from tambour.progress import Progress, finished
 from tambour.stitch.regions import find_regions
 
 SOURCES = ("text", "designs")

@@ -14,7 +14,7 @@ from tambour.bench.methods.task import Method, Task, scaled, stitched, without_o
 from tambour.config import Recipe, read_recipe
 from tambour.customize import analyse, learn
 from tambour.images import flatten
-from tambour.progress import Progress
+from tambour.progress import Progress, finished
 from tambour.stitch import quilt
 from tambour.stitch.relief import Relief, cut_relief
 from tambour.style import Style
@@ -69,7 +69,7 @@ def stitches_alone(task: Task, learnt: None, target: Target) -> Iterator[Progres
     if not relief:
         return flat
     known = Relief.of_bytes(relief)
-    laid = quilt.stitched(quilt.Quilt(known), np.asarray(flat), inside, fabric, task.seed)
+    laid = finished(quilt.stitched(quilt.Quilt(known), np.asarray(flat), inside, fabric, task.seed))
     yield Progress("stitches", 1, 1)
     return Image.fromarray(laid)
 
