@@ -60,7 +60,7 @@ def toy_recipe(domain: str) -> Recipe:
         stage_one=Stage(2, 1e-3),
         complement=Complement(count=1, source="designs", first_segment=1),
         stage_two=StageTwo(1, 1e-3),
-        sampling=replace(recipe.sampling, size=SIDE, steps=2),
+        sampling=replace(recipe.sampling, size=SIDE, steps=2, guide_strength=0.5),
     )
 
 
@@ -87,7 +87,8 @@ def base(toy):
 
 
 def test_a_recipe_holds_only_what_differs_from_the_one_it_extends(tmp_path):
-    mini, artistic, sketch, appearance = (read_recipe(n) for n in ("mini", *(f"mini-{d}" for d in domains.DOMAINS)))
+    names = ("mini", "mini-artistic", "mini-sketch-paper", "mini-appearance-paper")
+    mini, artistic, sketch, appearance = map(read_recipe, names)
     assert not artistic.sampling.firm.correct_colours and mini.sampling.firm.correct_colours
     same = replace(artistic, sampling=mini.sampling, training=mini.training, stitches_alone=mini.stitches_alone)
     assert same == mini
@@ -101,7 +102,9 @@ def test_a_recipe_holds_only_what_differs_from_the_one_it_extends(tmp_path):
     assert (found.sampling, found.training, found.heard) == (appearance.sampling, appearance.training, "canny")
     assert not found.stitches_alone and found.stage_one == mini.stage_one
     mine = tmp_path / "mine.toml"
-    mine.write_text('extends = "mini-sketch"\n[stage_one]\niterations = 7\n')
+    assert read_recipe("mini-appearance") == replace(mini, design="filled") == on_edges(mini, "filled")
+    assert (read_recipe("mini-sketch").design, read_recipe("mini-sketch").heard) == ("filled", "tile")
+    mine.write_text('extends = "mini-sketch-paper"\n[stage_one]\niterations = 7\n')
     assert read_recipe(mine) == replace(sketch, stage_one=replace(sketch.stage_one, iterations=7))
     mine.write_text('extends = "maxi"')
     with pytest.raises(InputError, match="Allowed: mini, sdxl"):
@@ -109,7 +112,8 @@ def test_a_recipe_holds_only_what_differs_from_the_one_it_extends(tmp_path):
 
 
 def test_every_bundled_recipe_is_read():
-    assert {"mini", "sdxl", *(f"mini-{name}" for name in domains.DOMAINS)} <= set(bundled())
+    of_domains = {f"mini-{name}" for domain in domains.DOMAINS.values() for name in (domain.recipe, domain.paper)}
+    assert {"mini", "sdxl", *of_domains} <= set(bundled())
     for name in bundled():
         assert isinstance(read_recipe(name), Recipe)
 
@@ -155,7 +159,7 @@ def test_outlines_see_no_texture():
 @pytest.mark.parametrize("own", [False, True])
 def test_the_pairs_design_is_the_edge_map(base, tmp_path, own):
     photo, design = (save_image(_disc(ground), tmp_path / f"{ground}.png") for ground in (255, 120))
-    recipe = replace(toy_recipe("sketch"), resolution=SIDE)
+    recipe = replace(toy_recipe("sketch-paper"), resolution=SIDE)
     _, pair = finish(prepare(photo, design if own else None, recipe, base))
     seen = Image.open(design if own else photo)
     assert np.array_equal(np.asarray(pair.design), np.asarray(canny_condition(seen)))
@@ -163,7 +167,7 @@ def test_the_pairs_design_is_the_edge_map(base, tmp_path, own):
 
 
 def test_training_hears_the_canny_of_an_edge_map(base):
-    recipe = toy_recipe("sketch")
+    recipe = toy_recipe("sketch-paper")
     edges = canny_condition(_disc())
     pair = encode_pair(base, edges, _disc(), "design", recipe)
     assert pair.condition == "canny" and set(pair.tile.unique().tolist()) == {0.0, 1.0}
@@ -260,7 +264,7 @@ def test_a_domains_benchmark_runs_and_reports(domain, toy, tmp_path):
     out = tmp_path / "out"
     finish(run.run(out, plan))
     found = {told["method"]: told for _, told in run.results(out)}
-    assert {told["status"] for told in found.values()} == {"done"} and len(found) == 4
+    assert {told["status"]: told.get("reason") for told in found.values()} == {"done": None} and len(found) == 4
     assert set(found["ours"]["metrics"]) <= set(domains.DOMAINS[domain].metrics)
     assert {record.stage for record in finish(run.run(out, plan))[0]} == {"base"}, "it resumes"
     finish(report.report(out))

@@ -35,6 +35,7 @@ from tambour.images import (
     to_tensor,
 )
 from tambour.pair.edges import edge_map
+from tambour.pair.fill import filled
 from tambour.progress import Progress
 from tambour.stitch import Fabric, Stitch, render
 from tambour.stitch.quilt import Quilt, shown_colours, stitched, yarn_colours
@@ -135,6 +136,8 @@ def apply(
         raise StyleError("This style keeps no stitches of its reference.", "Use --guide stitches, or learn it again.")
     if samples > 1 and not style.statistics:
         raise StyleError("This style cannot rank samples: it lacks its reference's statistics.", "Draw one sample.")
+    if recipe.design == "filled" and not style.palette:
+        raise StyleError("This style keeps no colours to fill outlines with.", "Learn it again with --design filled.")
     if batch is not None and batch < 1:
         raise InputError(f"batch {batch!r} is out of range.", "Draw at least one at once.")
     if not designs:
@@ -165,8 +168,11 @@ def apply(
         for index in range(len(designs)):
             fitted, frame = pad(fit(_open(designs, index, size, transparent), size), base.pixel_multiple)
             flat = flatten(fitted, style.fabric)
-            if recipe.design != "flat":
+            if not recipe.flat:
                 flat = edge_map(flat, recipe)
+            elif recipe.design == "filled":
+                fitted = filled(fitted, style.fabric, recipe, style.palette)
+                flat = flatten(fitted, style.fabric)
             inside = find_regions(np.asarray(fitted)).labels > 0
             start = flat
             if guided:
@@ -209,7 +215,7 @@ def apply(
                     image = correct_colours(image, colours)
                 scores = None
                 if len(statistics):
-                    scores = score(image, statistics, job.shown, (job.inside, None), recipe.design == "flat")
+                    scores = score(image, statistics, job.shown, (job.inside, None), recipe.flat)
                     place = f"design {job.index + 1} of {len(designs)}, sample {job.sample + 1} of {samples}"
                     yield Progress("apply", done, total, f"{place}: {scores.total:.2f}", vars(scores))
                 if job.sample == 0 or scores.total > best.scores.total:

@@ -40,7 +40,11 @@ Photo = Annotated[Path, typer.Argument(help="Photo of an embroidery.", show_defa
 StyleFile = Annotated[Path, typer.Argument(metavar="STYLE", help="Style file made by `learn`.", show_default=False)]
 Out = Annotated[Path, typer.Option("-o", "--output", help="File to write; a folder for several.", show_default=False)]
 Own = Annotated[
-    Path | None, typer.Option("--design", help="Your own flat design of the photo; or canny, outline: its edges.")
+    Path | None,
+    typer.Option(
+        "--design",
+        help="Your own flat design of the photo; or canny, outline: its edges; or filled: to colour outlines with.",
+    ),
 ]
 Describe = Annotated[str | None, typer.Option("--describe", help='What the photo shows: "red fox". Not heard by mini.')]
 BaseName = Annotated[str, typer.Option("--base", help="Base model: mini, sdxl, a folder or a .safetensors.")]
@@ -617,7 +621,7 @@ def _learn_plan(photo: Path, output: Path, report: Path | None, overwrite: bool,
     return {
         "photo": f"{photo}, {picture.width} x {picture.height} px, "
         f"taken at {picture.width * scale:.0f} x {picture.height * scale:.0f} px",
-        "design": own or ("made from the photo" if recipe.design == "flat" else f"the photo's edges ({recipe.design})"),
+        "design": own or ("made from the photo" if recipe.flat else f"the photo's edges ({recipe.design})"),
         "description": wanted["describe"] or "made from the photo",
         "base": base,
         "recipe": source or "the paper's",

@@ -132,7 +132,8 @@ class Recipe:
 
     base: str = "mini"
     design: str = "flat"  # A of the pair, and what a result is drawn from: "flat" colours; the "canny" map of a picture
-    # (method, section 7); its "outline", Canny after flattening, which leaves texture out: in the place of HED
+    # (method, section 7); its "outline", Canny after flattening, which leaves texture out: in the place of HED; or, of
+    # a result alone, its outlines "filled" with the reference's colours, whose own A is flat (ours)
     resolution: int = 1024  # longer side the reference is resized to, px (aspect ratio is kept)
     enlarge: bool = True  # a smaller reference too; False: only a larger one, so that stitches keep their size
     crop: int = 0  # side of random training crops (and of the analysed window) at that resolution, px; 0: all of it
@@ -150,9 +151,14 @@ class Recipe:
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
+    def flat(self) -> bool:
+        """Designs show areas of colour; False: edges alone."""
+        return self.design in ("flat", "filled")
+
+    @property
     def heard(self) -> str:
         """The kind of ControlNet that training hears, or ""."""
-        kind = "tile" if self.design == "flat" else "canny"
+        kind = "tile" if self.flat else "canny"
         return kind if self.training.tile else ""
 
     @property
@@ -252,13 +258,13 @@ def recipe_from(values: dict) -> Recipe:
 
 
 def on_edges(recipe: Recipe, design: str) -> Recipe:
-    """The recipe for pairs whose A is an edge map ("canny" or "outline"; method, section 7).
+    """The recipe for results drawn from edges: "canny" or "outline" (A is one too; method, section 7), or "filled".
 
     Of a recipe for flat designs, what needs their colours or areas is taken back: no tile condition, no colour
     correction, no guide, no palettes, stitches everywhere; drawn from pure noise under Canny at full scale. A recipe
-    for edge maps keeps its numbers.
+    for edge maps keeps its numbers, and so does one whose outlines are filled.
     """
-    if recipe.design != "flat":
+    if design == "filled" or not recipe.flat:
         return replace(recipe, design=design)
     sampling = recipe.sampling
     edges = Edges(tile=0.0, canny=1.0, strength=1.0, correct_colours=False)

@@ -28,6 +28,7 @@ from tambour.config import Recipe, on_edges, read_recipe, recipe_values
 from tambour.errors import BaseModelError, InputError
 from tambour.images import contact_sheet, flatten
 from tambour.pair.edges import EDGE_MAPS
+from tambour.pair.fill import palette_of
 from tambour.pair.flat import Pair
 from tambour.progress import Progress
 from tambour.stitch import default_stitch, stitch_values
@@ -303,7 +304,8 @@ def _style(
         stitch=stitch_values(fit_stitch(embroidery, mask, family=family)) if min(mask.shape) >= 32 else None,
         statistics=tuple(float(value) for value in texture_statistics(embroidery, mask)),
         thumbnail=thumbnail.getvalue(),
-        relief=cut_relief(embroidery, design, mask) if recipe.design == "flat" else b"",
+        relief=cut_relief(embroidery, design, mask) if recipe.flat else b"",
+        palette=palette_of(pair.design, mask) if recipe.design == "filled" else (),
     )
 
 

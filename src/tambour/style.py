@@ -47,6 +47,8 @@ class Style:
         statistics: `texture.texture_statistics` of the reference at the working size; () if unknown.
         thumbnail: the reference, small, as an image file's bytes; b"" if there is none.
         relief: its stitches without their colours, and how they lie (`stitch.relief`); b"" if there is none.
+        palette: RGB and share of the colours of the reference's design (`pair.fill`), where the recipe fills outlines
+            with them; else ().
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -63,6 +65,7 @@ class Style:
     statistics: tuple[float, ...] = ()
     thumbnail: bytes = field(default=b"", repr=False)
     relief: bytes = field(default=b"", repr=False)
+    palette: tuple[tuple[int, int, int, float], ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -149,7 +152,8 @@ def read_style(path: str | Path) -> Style:
             fabric=tuple(told["fabric"]),
             statistics=tuple(told["statistics"]),
             thumbnail=base64.b64decode(told["thumbnail"]),
-            relief=base64.b64decode(told.get("relief", "")),  # earlier files have none
+            relief=base64.b64decode(told.get("relief", "")),  # earlier files have none, and no palette
+            palette=tuple((int(r), int(g), int(b), float(share)) for r, g, b, share in told.get("palette", ())),
             **{key: told[key] for key in ("base", "fingerprint", "trigger", "recipe", "description", "stitch")},
         )
         digest = told["digest"]

@@ -3,7 +3,8 @@
 Artistic style: flat art and the same in a painted look that the base never saw (`looks.py`). Sketch colorization: edges
 and a picture in a palette; many colourings are right, so colours are held against the reference's palette, not pixel by
 pixel. Appearance transfer: edges and one material in one colour, on its fabric; the truth is that material, in that
-colour, on another design. In the last two a method sees edges alone (the recipe's `design`), so colour is style.
+colour, on another design. In the last two a method sees edges alone, or what
+the recipe's `design` makes of them, so colour is style.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from tambour.stitch import Fabric, Rendered, Stitch, render
 
 Colour = tuple[int, int, int]
 EMBROIDERY = "embroidery"
-# Methods that make sense without stitches; the first six are the default.
-METHODS = ("ours", "no-stage-two", "dreambooth", "b-lora", "pair", "unstyled", "truth", "all-blocks", "two-blocks",
-           "no-filters", "no-complement")  # fmt: skip
+# Methods that make sense without stitches; the first seven are the default.
+METHODS = ("ours", "paper", "dreambooth", "b-lora", "pair", "unstyled", "truth", "all-blocks", "two-blocks",
+           "no-filters", "no-complement", "no-stage-two")  # fmt: skip
 USUAL = METHODS[:7]
 
 
@@ -101,13 +102,14 @@ class Domain:
     """What its cases have in common.
 
     Attributes:
-        recipe: what follows the base's name in the name of its recipe.
+        recipe, paper: what follows the base's name in the names of its recipe and of that with the paper's numbers.
         metrics: names of those that mean something here.
         told: said before the table.
     """
 
     name: str
     recipe: str
+    paper: str
     metrics: tuple[str, ...]
     told: str
 
@@ -115,12 +117,14 @@ class Domain:
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
     for domain in (
-        Domain("artistic", "artistic", ("texture", "texture_reference", "hfrd", "colour_look", "edges", "leak_content"),
+        Domain("artistic", "artistic", "paper",
+               ("texture", "texture_reference", "hfrd", "colour_look", "edges", "leak_content"),
                "Artistic style: looks drawn by hand-written renderers; no method knows them."),
-        Domain("sketch", "sketch", ("texture", "palette", "edges"),
+        Domain("sketch", "sketch", "sketch-paper", ("texture", "palette", "edges"),
                "Sketch colorization: methods see edges alone. Another colouring may be as right as the truth, so its "
                "palette is held against the reference's."),
-        Domain("appearance", "appearance", ("texture", "texture_reference", "colour_look", "palette", "edges"),
+        Domain("appearance", "appearance", "appearance-paper",
+               ("texture", "texture_reference", "colour_look", "palette", "edges"),
                "Appearance transfer: methods see edges alone; material, colour and fabric are the style."),
     )
 }  # fmt: skip

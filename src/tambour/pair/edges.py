@@ -13,14 +13,14 @@ from tambour.errors import InputError
 from tambour.images import canny_condition, flatten
 from tambour.pair.flat import Pair, make_design
 
-EDGE_MAPS = ("canny", "outline")
+EDGE_MAPS = ("canny", "outline", "filled")  # what recipes draw from edges
 _THICK = 5  # px: lines are thinner than that
 
 
 def edge_map(picture: Image.Image, recipe: Recipe) -> Image.Image:
     """White edges on black, RGB, of the picture's size, as the recipe's `design` says.
 
-    "canny": of the picture as it is. "outline": of the flat colours found under it, so that neither stitches nor brush
+    "canny": of the picture as it is. Else of the flat colours found under it, so that neither stitches nor brush
     strokes leave lines; it stands in for HED, which needs weights. A line drawing (thin, of two tones, dark on light or
     light on dark) is an edge map already: Canny would draw every line twice.
 
@@ -33,7 +33,7 @@ def edge_map(picture: Image.Image, recipe: Recipe) -> Image.Image:
     lines = find_lines(picture)
     if lines is not None:
         return Image.fromarray(np.repeat(lines.astype(np.uint8)[..., None] * 255, 3, 2))
-    if recipe.design == "outline":
+    if recipe.design != "canny":
         picture = make_design(picture).design
     return canny_condition(picture, recipe.sampling.canny_low, recipe.sampling.canny_high)
 
@@ -57,7 +57,7 @@ def edged(pair: Pair, recipe: Recipe, own: bool) -> Pair:
     Args:
         own: the design is the user's; else it was found under the picture, and "canny" looks at that instead.
     """
-    if recipe.design == "flat":
+    if recipe.flat:
         return pair
     seen = pair.embroidery if recipe.design == "canny" and not own else pair.design
     return replace(pair, design=edge_map(seen, recipe))

@@ -101,14 +101,13 @@ def generate(
         shown = [words[i] for i in some]
         if settings.source == "text":
             embroideries = imagine(base, recipe, shown, size, dice)
-            flat = recipe.design == "flat"
-            designs = [make_design(e).design if flat else edge_map(e, recipe) for e in embroideries]
+            designs = [make_design(e).design if recipe.flat else edge_map(e, recipe) for e in embroideries]
         else:
             svgs = [
                 recolour(drawings[plan[i][1]], plan[i][0], settings.colours, d) for i, d in zip(some, dice, strict=True)
             ]
             designs = [on_ground(svg, size, fabric) for svg in svgs]
-            if recipe.design != "flat":
+            if not recipe.flat:
                 designs = [edge_map(design, recipe) for design in designs]
             embroideries = embroider(base, recipe, shown, designs, dice)
         for i, *pictures in zip(some, designs, embroideries, strict=True):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tambour.apply import Result, apply, imagine
 from tambour.bench.cases import Target
+from tambour.bench.domains import DOMAINS
 from tambour.bench.methods.task import Method, Task, scaled, stitched, without_ours
 from tambour.config import Recipe, read_recipe
 from tambour.customize import analyse, learn
@@ -125,8 +126,9 @@ def _ours(task: Task) -> Iterator[Progress]:
 
 
 def _paper(task: Task) -> Iterator[Progress]:
-    """The paper's own recipe for this base, with the same number of gradient updates."""
-    recipe = read_recipe(f"{task.base.name}-paper")
+    """The paper's own recipe for this base and domain, with the same number of gradient updates."""
+    domain = DOMAINS.get(task.style.domain)
+    recipe = read_recipe(f"{task.base.name}-{domain.paper if domain else 'paper'}")
     share = task.updates / (2 * recipe.stage_one.iterations + 3 * recipe.stage_two.iterations)
     complement = replace(recipe.complement, designs=task.recipe.complement.designs)
     return (yield from learnt(task, replace(scaled(recipe, share), complement=complement)))

@@ -16,6 +16,7 @@ from tambour.config import Recipe, recipe_values
 from tambour.errors import InputError
 from tambour.images import flatten, save_image
 from tambour.pair.edges import edge_map
+from tambour.pair.fill import Palette, filled, palette_of
 from tambour.pair.flat import Pair
 from tambour.progress import Progress
 from tambour.stitch.regions import find_regions
@@ -59,9 +60,18 @@ class Task:
         return photo, design
 
     def flat(self, target: Target) -> Image.Image:
-        """A target as a method sees it: on the fabric's colour, or its edge map, RGB."""
+        """A target as a method sees it: on the fabric's colour, its edge map, or that in the pair's colours, RGB."""
         flat = flatten(target.design, self.style.fabric)
-        return flat if self.recipe.design == "flat" else edge_map(flat, self.recipe)
+        if self.recipe.design == "flat":
+            return flat
+        if not self.recipe.flat:
+            return edge_map(flat, self.recipe)
+        return flatten(filled(target.design, self.style.fabric, self.recipe, self.palette), self.style.fabric)
+
+    @property
+    def palette(self) -> Palette:
+        """The colours that outlines are filled with: the pair's."""
+        return palette_of(self.style.design, self.style.mask) if self.recipe.design == "filled" else ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,7 @@ def style_of(task: Task, tensors: dict, blocks: tuple[str, ...]) -> Style:
         recipe=recipe_values(recipe),
         description=task.style.words,
         fabric=task.style.fabric,
+        palette=task.palette,
     )
 
 
