@@ -179,6 +179,16 @@ def test_foreign_files_are_refused(style: Style, tmp_path: Path) -> None:
         read_style(path)
 
 
+def test_a_palette_is_kept_and_an_impossible_one_refused(style: Style, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    coloured = dataclasses.replace(style, palette=((200, 60, 30, 0.75), (20, 90, 160, 0.25)))
+    assert read_style(write_style(coloured, path)).palette == coloured.palette
+    for palette in ([[300, 0, 0, 1.0]], [[1, 2, 3]], "red", 5):
+        change(path, palette=palette)
+        with pytest.raises(StyleError, match="describes itself wrongly"):
+            read_style(path)
+
+
 def test_other_keys_are_refused(style: Style, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     key = next(iter(style.tensors))

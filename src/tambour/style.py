@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,7 +153,7 @@ def read_style(path: str | Path) -> Style:
             statistics=tuple(told["statistics"]),
             thumbnail=base64.b64decode(told["thumbnail"]),
             relief=base64.b64decode(told.get("relief", "")),  # earlier files have none, and no palette
-            palette=tuple((int(r), int(g), int(b), float(share)) for r, g, b, share in told.get("palette", ())),
+            palette=_palette(told.get("palette", ())),
             **{key: told[key] for key in ("base", "fingerprint", "trigger", "recipe", "description", "stitch")},
         )
         digest = told["digest"]
@@ -163,6 +163,14 @@ def read_style(path: str | Path) -> Style:
     if digest != _digest(tensors):
         raise StyleError(f"{path} holds other values than it was written with.", "Copy it again, or learn it again.")
     return style
+
+
+def _palette(told: Sequence) -> tuple[tuple[int, int, int, float], ...]:
+    """The file's palette; a ValueError or TypeError where it is none."""
+    palette = tuple((int(r), int(g), int(b), float(share)) for r, g, b, share in told)
+    if not all(0 <= value <= 255 for *colour, _ in palette for value in colour):
+        raise ValueError("palette")
+    return palette
 
 
 def check_base(style: Style, base: Base) -> None:
