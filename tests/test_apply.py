@@ -201,6 +201,17 @@ def test_the_guide_starts_from_stitches(style: Style, toy_base: Base) -> None:
         finish(apply(dataclasses.replace(style, stitch=None), [flat], base=toy_base, guide="stitches"))
 
 
+def test_outlines_are_filled_with_the_styles_colours(style: Style, toy_base: Base) -> None:
+    recipe = recipe_values(Recipe(design="filled", sampling=SAMPLING))
+    coloured = dataclasses.replace(style, recipe=recipe, palette=((200, 60, 30, 1.0),))
+    crimson, navy = finish(apply(coloured, [design(0), design(1)], base=toy_base))
+    assert same(crimson, navy), "a design's own colours play no part"
+    red, green, blue = pixels(navy)[24:40, 24:40].mean((0, 1))
+    assert red > green + 40 and red > blue + 40
+    with pytest.raises(StyleError, match="keeps no colours to fill outlines with"):
+        finish(apply(dataclasses.replace(coloured, palette=()), [design()], base=toy_base))
+
+
 def test_guidance_is_heard_only_above_one(style: Style, toy_base: Base) -> None:
     calls = []
     handle = toy_base.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))

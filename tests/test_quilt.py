@@ -160,6 +160,8 @@ def test_chance_is_the_seed_and_a_quilt_is_laid_twice_alike() -> None:
     once, again, other = (finished(quilt.lay(place, seed))[0] for seed in (3, 3, 4))
     assert np.array_equal(once, again) and not np.array_equal(once, other)
     assert SIDES[0] <= quilt.side <= SIDES[1]
+    shares = list(quilt.lay(place))
+    assert len(shares) > 3 and shares == sorted(shares) and 0 <= shares[0] < shares[-1] < 1
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (40, 200), (97, 31)])
