@@ -150,7 +150,7 @@ METHODS = (
            imagined, "ours"),
     Method("ours-guide", "ours + fitted stitches", "ours", "ours, started from stitches that our renderer draws, as "
            "fitted to the reference (not in the paper)", guided, _ours, None, "ours"),
-    Method("paper", "ours as in the paper", "ablation", f"{PAPER}, by the domain's recipe of that name: nothing of ours",
+    Method("paper", "ours as in the paper", "ablation", f"{PAPER}, its own recipe: nothing of what ours adds",
            drawn, _paper, imagined, missing=lambda base: "" if base.name == "mini" else "it has one recipe"),
     Method("no-lora", "ours without LoRA", "ablation", "the base, started from the reference's own stitches",
            without_lora, _ours, None, "ours"),
