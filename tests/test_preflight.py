@@ -141,6 +141,9 @@ def test_more_work_takes_longer(toy: Path, machine) -> None:
     assert first < seconds(replace(SMALL, training=Training(tile=1.0)))
     one, two = (plan_apply(str(toy), SMALL, controlnets=("tile",), pictures=n).seconds for n in (1, 2))
     assert two == pytest.approx(2 * one)
+    guided = replace(SMALL, sampling=replace(SMALL.sampling, guide="photo", guide_strength=0.25))
+    assert plan_apply(str(toy), guided, controlnets=("tile",)).seconds == pytest.approx(one / 4)
+    assert plan_apply(str(toy), guided, controlnets=("tile",), strength=1.0).seconds == pytest.approx(one)
 
 
 # --- what is picked, what is refused ------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def apply(
     Args:
         style: from `read_style`.
         designs: pictures or their files. Transparent parts are put on the style's fabric colour. Where the style was
-            learnt from an edge map, their edge maps are what is drawn from.
+            learnt from an edge map, their edge maps are what is drawn from; or these filled with its colours.
         base: a loaded base, or its name; None: the style's own, on the GPU if there is one.
         size: longer side of the results, px; None: the recipe's.
         strength: how much is redrawn, 0 to 1; None: the recipe's for these `edges` (or for the guide).
@@ -149,7 +149,9 @@ def apply(
     plan = None
     if not isinstance(base, Base):
         pictures = len(designs) * samples
-        plan = plan_apply(base or style.base, recipe, controlnets=tuple(weights), size=size, pictures=pictures)
+        plan = plan_apply(
+            base or style.base, recipe, controlnets=tuple(weights), size=size, pictures=pictures, strength=strength
+        )
         yield Progress("plan", 1, 1, plan.summary())
     yield Progress("apply", 0, 1, "loading the base model")
     base = _loaded(base, style, recipe, tuple(weights), plan)
@@ -256,7 +258,7 @@ def imagine(
         return
     plan = None
     if not isinstance(base, Base):
-        plan = plan_apply(base or style.base, recipe, controlnets=(), size=size, pictures=n)
+        plan = plan_apply(base or style.base, recipe, controlnets=(), size=size, pictures=n, strength=1.0)
         yield Progress("plan", 1, 1, plan.summary())
     yield Progress("imagine", 0, 1, "loading the base model")
     base = _loaded(base, style, recipe, (), plan)

@@ -139,7 +139,9 @@ def apply(
 
         numbers = tambour.drawing_recipe(told, recipe, draft=draft)
         kinds = controlnets_of(numbers, edges)
-        takes = _apply_plan(base or told.base, numbers, controlnets=kinds, size=size, pictures=len(paths) * samples)
+        share = 1.0 if strength is None and guide == "none" else strength
+        wanted = dict(controlnets=kinds, size=size, pictures=len(paths) * samples, strength=share)
+        takes = _apply_plan(base or told.base, numbers, **wanted)
         _print_plan({"style": style, **settings, **takes, **dict(zip(map(str, paths), targets, strict=True))})
         return
 
@@ -181,7 +183,8 @@ def imagine(
     designed = prior_folder(base or told.base, numbers) is not None
     if dry_run:
         kinds = controlnets_of(numbers) if designed else ()
-        takes = _apply_plan(base or told.base, numbers, controlnets=kinds, size=size, pictures=n)
+        share = None if designed else 1.0
+        takes = _apply_plan(base or told.base, numbers, controlnets=kinds, size=size, pictures=n, strength=share)
         how = "drawn first as a design" if designed else "drawn by the base itself"
         facts = {"style": style, "prompt": prompt, "words": how, "seed": seed}
         _print_plan({**facts, **settings, "pictures": n, "output": output, **takes})

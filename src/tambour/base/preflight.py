@@ -200,19 +200,28 @@ def plan_learn(
 
 
 def plan_apply(
-    base: str, recipe: Recipe, *, controlnets: Sequence[str], size: int | None = None, pictures: int = 1
+    base: str,
+    recipe: Recipe,
+    *,
+    controlnets: Sequence[str],
+    size: int | None = None,
+    pictures: int = 1,
+    strength: float | None = None,
 ) -> Plan:
     """What `apply` takes on this machine. Only `offloaded` is picked: all its other settings change the picture.
 
     Args:
         size: longer side of the results, px; None: the recipe's.
         pictures: how many are drawn, samples included.
+        strength: of SDEdit, which leaves that share of the steps; None: as the recipe draws designs.
 
     Raises: as `plan_learn`.
     """
     model, device = inspect_base(base, controlnets), choose_device(_known(recipe.precision))
     side, dtype, free = size or recipe.sampling.size, recipe.precision, free_memory(device)
-    work = pictures * _sampling_work(model, recipe, side) * (SLOWER if dtype == "int8" else 1.0)
+    if strength is None:
+        strength = recipe.sampling.guide_strength if recipe.sampling.guide != "none" else 1.0
+    work = pictures * strength * _sampling_work(model, recipe, side) * (SLOWER if dtype == "int8" else 1.0)
     seconds = work / probe(device, computed(dtype, device))
     plans = []
     for offloaded in (False, True)[: 1 + (device == "cuda")]:
@@ -500,7 +509,7 @@ def _learn_work(model: Model, recipe: Recipe, checkpointing: bool) -> float:
 
 
 def _sampling_work(model: Model, recipe: Recipe, side: int) -> float:
-    """Operations of drawing one picture under the structure conditions."""
+    """Operations of drawing one picture under the structure conditions from noise."""
     sampling, (latent, windows) = recipe.sampling, _window(model, side)
     rows = (2 if sampling.guidance_scale > 1 else 1) * (2 if recipe.stitches_alone else 1)
     nets = 1 + 0.5 * len(model.controlnets)
