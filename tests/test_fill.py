@@ -75,7 +75,7 @@ def test_a_palette_holds_a_designs_colours_by_their_share():
     assert [colour[3] for colour in palette] == pytest.approx([2 / 3, 1 / 3], abs=0.01)
 
 
-@pytest.mark.parametrize("name", cases.DESIGNS["development"])
+@pytest.mark.parametrize("name", ["bee", "mountain"])  # pale parts on a pale ground; a rim
 def test_a_bundled_designs_outlines_fill_what_the_design_fills(name):
     design = cases.design(name)
     inside = np.asarray(design)[..., 3] > 127
