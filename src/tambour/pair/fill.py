@@ -50,14 +50,12 @@ def filled(design: Image.Image, fabric: tuple[int, int, int], recipe: Recipe, pa
     sizes = np.bincount(areas.ravel())
     bare = np.bincount(areas.ravel(), solid.ravel()) < 0.5 * sizes
     bare[0] = True
-    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     wanted = np.array([share for *_, share in palette]) * sizes[~bare].sum()
-    chosen = np.full(len(sizes), -1)
+    neighbours, chosen = _neighbours(areas, len(sizes)), np.full(len(sizes), -1)
     for area in np.argsort(-sizes, kind="stable"):
         if bare[area]:
             continue
-        near = np.unique(areas[cv2.dilate((areas == area).astype(np.uint8), around) > 0])
-        taken = set(chosen[near])
+        taken = set(chosen[neighbours[area]])
         free = [n for n in range(len(palette)) if n not in taken] or range(len(palette))
         chosen[area] = max(free, key=lambda n: wanted[n])
         wanted[chosen[area]] -= sizes[area]
@@ -65,6 +63,18 @@ def filled(design: Image.Image, fabric: tuple[int, int, int], recipe: Recipe, pa
     colours[~bare, :3] = np.array([colour for *colour, _ in palette], np.uint8)[chosen[~bare]]
     colours[~bare, 3] = 255
     return Image.fromarray(colours[areas])
+
+
+def _neighbours(areas: np.ndarray, count: int) -> list[np.ndarray]:
+    """By area, those that come within 2 px of it."""
+    height, width = areas.shape
+    pairs = []
+    for y, x in np.argwhere(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))) - 2:
+        here = areas[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)].astype(np.int64)
+        there = areas[max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
+        pairs.append(np.unique((here * count + there)[here != there]))
+    one, other = np.divmod(np.unique(np.concatenate(pairs)), count)
+    return np.split(other, np.searchsorted(one, np.arange(1, count)))
 
 
 def areas_of(lines: np.ndarray) -> np.ndarray:

@@ -33,7 +33,6 @@ _COVER = 0.4  # of a piece, that shows stitches
 _PLACE, _HOLE, _USED = 0.005, 0.3, 0.02
 _STRENGTH = 0.5  # how much a piece's own contrast counts as a difference; 1 prefers flat pieces
 _THREAD = 0.35  # contrast in open work that is all thread
-_UNUSUAL = 40  # px, side of a piece where nothing repeats
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Quilt:
         grey = np.clip(self.relief.contrast * 100 + 128, 0, 255).astype(np.uint8)
         period = dominant_period(np.repeat(grey[..., None], 3, 2), self.relief.clear)[0]
         most = min(SIDES[1], *self.relief.clear.shape)
-        self.side = int(np.clip(3 * period if period else _UNUSUAL, min(SIDES[0], most), most)) // 4 * 4
+        self.side = int(np.clip(3 * period, min(SIDES[0], most), most)) // 4 * 4
         turning = self.relief.frame != "picture"
         self._turned = [
             self._turn(step * math.pi / BINS) for step in (range(-BINS // 2, BINS // 2) if turning else [0])
