@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from test_style import random_style
 
-from tambour.apply import Result, apply
-from tambour.base import Base, load
+from tambour.apply import Result, apply, as_laid
+from tambour.base import Base, generator, load
+from tambour.base.sampling import sample
 from tambour.config import read_recipe, recipe_from, recipe_values
 from tambour.errors import InputError, StyleError
-from tambour.images import rgb_to_lab
+from tambour.images import lab_to_rgb, rgb_to_lab, to_tensor
 from tambour.progress import finished
 from tambour.stitch import Fabric, default_stitch, render
-from tambour.stitch.quilt import SIDES, Quilt, in_light, shown_colours, stitched
+from tambour.stitch.quilt import SIDES, Quilt, relit, shown_colours, stitched
 from tambour.stitch.regions import find_regions
-from tambour.stitch.relief import OPEN, Relief, cut_relief, place_of
+from tambour.stitch.relief import OPEN, Relief, clear_of, cut_relief, place_of
 from tambour.style import Style
-from tambour.texture import colour_difference, texture_distance, texture_statistics
+from tambour.texture import colour_difference, contrast_map, texture_distance, texture_statistics
 
 SIDE = 256
 GROUND = (238, 232, 220)
@@ -114,12 +117,40 @@ def test_relief_does_not_know_its_colour() -> None:
 
 def test_light_keeps_colours_and_its_highlights_are_white() -> None:
     colours = np.uint8([[40, 40, 70], [128, 128, 128], [230, 190, 40]])
-    assert np.abs(in_light(colours, np.zeros(3)).astype(int) - colours).max() <= 1
-    dark, lit = in_light(colours, np.full(3, -0.4)).astype(int), in_light(colours, np.full(3, 0.6)).astype(int)
-    assert (dark < colours).all() and (lit > colours).all()
+    light = rgb_to_lab(colours[None])[0, :, 0]
+    assert np.abs(relit(colours, light).astype(int) - colours).max() <= 1
+    dark = relit(colours, light - 0.4 * (light + 16)).astype(int)
+    lit = relit(colours, np.minimum(light + 0.6 * (light + 16), 100)).astype(int)
+    assert (dark < colours).all() and (lit > colours).any(1).all() and (lit >= colours).all()
     ratio = dark[2] / colours[2]
-    assert np.ptp(ratio) < 0.15  # shade keeps the hue
+    assert np.ptp(ratio) < 0.2  # shade keeps the hue, but for sRGB's straight toe
     assert lit[0].min() / lit[0].max() > 40 / 70 + 0.1  # a highlight on navy is paler than navy
+
+
+def test_yarn_shows_the_contrast_that_the_photo_shows_in_such_yarn() -> None:
+    """Navy and yellow in one photo: laid on either, stitches get its lights and darks, from wherever they come."""
+    design, inside = disc((40, 40, 70))
+    design[inside & (np.indices(inside.shape)[1] > 128)] = (240, 220, 120)
+    photo = sewn(design, "cord", "constant")
+    relief = Relief.of_bytes(cut_relief(photo, design, inside))
+    told = contrast_map(photo, inside)[0]
+    spans = []
+    for colour in ((40, 40, 70), (240, 220, 120)):
+        here = clear_of(design, inside) & (design == colour).all(-1)
+        own = np.quantile(told[here], (0.1, 0.9))
+        light = rgb_to_lab(photo)[here][:, 0].mean()
+        laid = np.quantile(relief.tones.on(relief.contrast[relief.clear], light), (0.1, 0.9))
+        assert np.abs(laid - own).max() < 0.12
+        spans.append(np.ptp(laid))
+    assert spans[0] > 1.3 * spans[1]  # white leaves yellow no room for highlights
+
+
+def test_pale_yarn_is_laid_a_little_darker_and_dark_yarn_as_it_is() -> None:
+    relief = relief_of("cord", "contour")
+    stitches = relief.contrast[relief.clear]
+    fall = [flat - relief.tones.shown(stitches, np.full_like(stitches, flat)).mean() for flat in (15.0, 50.0, 95.0)]
+    assert -1 < fall[0] < 3 and -1 < fall[1] < 4 and 3 < fall[2] < 20
+    assert relief.tones.shown(np.array(1.0), np.array(95.0)) == 100
 
 
 @pytest.mark.parametrize(("family", "field"), [("cord", "contour"), ("tatami", "constant"), ("chain", "contour")])
@@ -221,6 +252,39 @@ def test_a_style_starts_from_its_stitches(mini: Base) -> None:
     assert np.array_equal(usual, drawn("photo"))
     alike = [np.corrcoef(picture[within].mean(1), start[within].mean(1))[0, 1] for picture in (usual, other)]
     assert alike[0] > 0.5 and alike[0] > alike[1] + 0.3
+
+
+def test_what_the_last_steps_evened_out_comes_back() -> None:
+    design, inside = disc((150, 60, 50))
+    start = Image.fromarray(sewn(design, "cord", "contour"))
+    lab = rgb_to_lab(np.asarray(start))
+    smooth = cv2.GaussianBlur(lab, (0, 0), 0.8) * 0.9
+    faded = Image.fromarray(lab_to_rgb(np.where(inside[..., None], smooth, lab)))
+    again = as_laid(faded, start, inside)
+    deep = cv2.erode(inside.astype(np.uint8), np.ones((9, 9))) > 0
+
+    def told(image: Image.Image) -> tuple[float, float]:
+        contrast, _ = contrast_map(np.asarray(image), inside)
+        return float(contrast[deep].std()), float(rgb_to_lab(np.asarray(image))[deep][:, 0].mean())
+
+    was, less, now = told(start), told(faded), told(again)
+    assert less[0] < 0.95 * was[0] and abs(now[0] - was[0]) < 0.03 * was[0]
+    assert less[1] < was[1] - 2 and abs(now[1] - was[1]) < 1
+    assert np.array_equal(np.asarray(again)[~inside], np.asarray(faded)[~inside])
+
+
+def test_details_that_the_autoencoder_loses_are_kept(mini: Base) -> None:
+    design, _ = disc((150, 60, 50))
+    start = to_tensor(Image.fromarray(sewn(design, "cord", "contour")))
+    words = mini.encode_prompt(["a design"])
+
+    def drawn(detail: bool) -> torch.Tensor:
+        dice = [generator(0, "apply")]
+        setting = dict(size=(SIDE, SIDE), generators=dice, steps=12, start=start, strength=0.1, detail=detail)
+        return finished(sample(mini, words, **setting))
+
+    with_detail, without = ((drawn(detail) - start).abs().mean() for detail in (True, False))
+    assert with_detail < 0.9 * without
 
 
 def test_a_style_without_them_says_so(mini: Base) -> None:

@@ -142,7 +142,8 @@ def apply(
         size: longer side of the results, px; None: the recipe's.
         strength: how much is drawn anew, 0 to 1; None: the recipe's.
         edges: "firm" keeps the design's borders, "free" lets raised material change them.
-        correct_colours: take the colours from the design; None: as the recipe says for these `edges`.
+        correct_colours: take the colours from the design; None: as the recipe says for these `edges`, and for firm ones
+            wherever the reference's own stitches are laid out, which do not leave their regions.
         guide: "stitches" starts from the design drawn in the stitch fitted to the photo, "photo" from the photo's own
             stitches laid out on it (neither is in the paper), "none" from its flat colours; None: as the recipe says.
         samples: draw this many, keep the one with the best score.

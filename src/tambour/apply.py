@@ -29,8 +29,10 @@ from tambour.images import (
     correct_colours,
     fit,
     flatten,
+    lab_to_rgb,
     open_image,
     pad,
+    rgb_to_lab,
     to_image,
     to_tensor,
 )
@@ -38,17 +40,19 @@ from tambour.pair.edges import edge_map
 from tambour.pair.fill import filled
 from tambour.progress import Progress
 from tambour.stitch import Fabric, Stitch, render
-from tambour.stitch.quilt import Quilt, shown_colours, stitched, yarn_colours
+from tambour.stitch.quilt import Quilt, relit, shown_colours, stitched, yarn_colours
 from tambour.stitch.regions import find_regions
 from tambour.stitch.relief import OPEN, Relief
 from tambour.style import Style, attached, check_base
-from tambour.texture import Scores, score
+from tambour.texture import Scores, contrast_map, score
 from tambour.words import design_of, read_prompt
 
 EDGES = ("firm", "free")
 GUIDES = ("none", "stitches", "photo")
 WORDS = ("design", "direct")
 SIZES = (64, 4096)  # longer side, px
+_CLOSE = 0.35  # SDEdit strength up to which stitches stay where they were laid
+_GAIN = (1.0, 1.3)  # of contrast that the last steps evened out
 _REACH = 7  # px: twice what is drawn anew beyond the edge of a design
 
 Design = Image.Image | str | Path
@@ -158,6 +162,7 @@ def apply(
     together = _together(plan, batch)
     steps = _steps_left(base, sampling.steps, strength)
     total = len(designs) * samples * steps
+    close = guide == "photo" and strength <= _CLOSE
     words = recipe.prompts.style.format("design")
     constant = _guidance(base, words, recipe) | {"strength": strength}
     plain = base.encode_prompt([recipe.prompts.design.format("design")])
@@ -204,17 +209,23 @@ def apply(
                 start=torch.cat([to_tensor(job.start) for job in jobs]),
                 **told([job.structure for job in jobs], weights, plain, recipe),
                 kept=torch.cat([job.kept for job in jobs]) if guided else None,
+                detail=close,
                 **constant,
             )
             pictures = yield from _told(drawing, "apply", done, total, len(jobs), place)
             for job, picture in zip(jobs, pictures.split(1), strict=True):
                 done += steps
                 image = to_image(picture)
-                if setting.correct_colours:
+                if close:
+                    image = as_laid(image, job.start, job.inside)
+                if setting.correct_colours or (guide == "photo" and sampling.firm.correct_colours):
                     colours = job.shown
                     if colours is not job.flat:
                         colours = Image.fromarray(yarn_colours(*map(np.asarray, (colours, job.flat, image))))
-                    image = correct_colours(image, colours)
+                    if guide == "photo":
+                        image = Image.fromarray(relit(np.asarray(colours), rgb_to_lab(np.asarray(image))[..., 0]))
+                    else:
+                        image = correct_colours(image, colours)
                 scores = None
                 if len(statistics):
                     scores = score(image, statistics, job.shown, (job.inside, None), recipe.flat)
@@ -383,11 +394,37 @@ def _stitched(
 ) -> Generator[float, None, Image.Image]:
     """The design in the reference's very stitches, or in the stitch fitted to it (our guides; not in the paper)."""
     fabric = Fabric(colour=tuple(style.fabric)) if design.mode == "RGBA" else Fabric()
-    drawn = render(design, Stitch(**style.stitch), fabric, seed=seed).image
+    drawn = np.asarray(render(design, Stitch(**style.stitch), fabric, seed=seed).image)
+    bare = _bare(inside)[0, 0].numpy() > 0.99
+    if design.mode == "RGBA" and bare.any():  # the style knows how the fabric looks, which is lighter than drawn
+        lab = rgb_to_lab(drawn)
+        lab += rgb_to_lab(np.uint8([[style.fabric]]))[0, 0] - lab[bare].mean(0)
+        drawn = np.where(inside[..., None], drawn, lab_to_rgb(lab))
     if quilt is None:
-        return drawn
+        return Image.fromarray(drawn)
     laid = yield from stitched(quilt, np.asarray(flatten(design, style.fabric)), inside, style.fabric, seed)
-    return Image.fromarray(np.where(inside[..., None], laid, np.asarray(drawn)))
+    return Image.fromarray(np.where(inside[..., None], laid, drawn))
+
+
+def as_laid(image: Image.Image, start: Image.Image, inside: np.ndarray) -> Image.Image:
+    """A picture as light, and in as much contrast, as the stitches that it started from (ours; not in the paper).
+
+    The last steps shift lightness and even contrast out a little. Lightness is put back place by place, contrast by one
+    factor.
+
+    Args:
+        inside: (H, W) bool, where it is stitched.
+    """
+    rgb, laid = np.asarray(image), np.asarray(start)
+    contrast, weight = contrast_map(rgb, inside)
+    wanted, _ = contrast_map(laid, inside)
+    power = float((weight * contrast**2).sum())
+    if power <= 0:
+        return image
+    gain = float(np.clip(np.sqrt((weight * wanted**2).sum() / power), *_GAIN))
+    lab, around = rgb_to_lab(rgb), (rgb_to_lab(laid)[..., 0] - 16 * wanted) / (1 + wanted)
+    lab[..., 0] = np.where(inside, around + gain * contrast * (around + 16), lab[..., 0])
+    return Image.fromarray(lab_to_rgb(lab))
 
 
 def _bare(inside: np.ndarray) -> torch.Tensor:

@@ -113,6 +113,7 @@ def sample(
     control_every: int = 1,
     kept: torch.Tensor | None = None,
     outside: Outside | None = None,
+    detail: bool = False,
 ) -> Generator[int, None, torch.Tensor]:
     """Draw a batch of pictures, one for each of the generators. Yields the number of steps done.
 
@@ -128,6 +129,7 @@ def sample(
             approximation. 1: in every step.
         kept: (B or 1, 1, H, W) in [0, 1]: 1 where `start` stays as it is; None: nowhere.
         outside: holds the LoRA that is on the base to a region; None: it draws everything.
+        detail: give the result what the autoencoder loses of `start`; for few steps, which keep its details in place.
 
     Returns: (B, 3, H, W) in [-1, 1].
 
@@ -186,7 +188,10 @@ def sample(
                 known = sampler.add_noise(clean, noise, after) if len(after) else clean
                 latents = torch.lerp(latents, known, kept)
             yield i + 1
-    return base.decode(latents)
+    drawn = base.decode(latents)
+    if detail and clean is not None:
+        drawn = (drawn + start.to(drawn) - base.decode(clean)).clamp(-1, 1)
+    return drawn
 
 
 def set_timesteps(base: Base, sampler, steps: int, strength: float) -> torch.Tensor:

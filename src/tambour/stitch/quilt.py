@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from tambour.images import lab_to_rgb, rgb_to_lab
-from tambour.stitch.relief import MIDTONE, OPEN, SHINE, Place, Relief, luminance_of, place_of
+from tambour.stitch.relief import OPEN, Place, Relief, luminance_of, place_of
 from tambour.texture import dominant_period
 
 BINS = 16  # directions over half a turn
@@ -32,6 +32,8 @@ _COVER = 0.4  # of a piece, that shows stitches
 # prices: of other distances from the border (squared px), of nothing to be seen, of being used already
 _PLACE, _HOLE, _USED = 0.005, 0.3, 0.02
 _STRENGTH = 0.5  # how much a piece's own contrast counts as a difference; 1 prefers flat pieces
+_SHINE = 1.8  # times what a flat colour reflects, from which on light counts as a highlight
+_LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
 _THREAD = 0.35  # contrast in open work that is all thread
 
 
@@ -278,21 +280,21 @@ def stitched(
         lit = lab_to_rgb(np.dstack([light, lab[..., 1:]]))
         lit = lab_to_rgb(np.dstack([light, rgb_to_lab(yarn_colours(colours, flat, lit))[..., 1:]]))
     else:
-        lit = in_light(colours, contrast)
+        lit = relit(colours, quilt.relief.tones.shown(contrast, rgb_to_lab(colours)[..., 0]))
     return np.where(done[..., None], lit, flat)
 
 
-def in_light(colours: np.ndarray, contrast: np.ndarray) -> np.ndarray:
-    """Yarn of these colours (..., 3) uint8 where a mid-tone yarn shows this contrast (...): (..., 3) uint8.
+def relit(colours: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+    """Yarn of these colours (..., 3) uint8, light and shade on it so that it shows this L* (...): (..., 3) uint8.
 
-    Light and shade multiply what a colour reflects; what is brighter than `relief.SHINE` times a mid-tone is a
-    highlight, the light's own colour, and is added.
+    Light and shade multiply what a colour reflects; what is brighter than `_SHINE` times the colour is a highlight, the
+    light's own colour, and is added. Channels are cut at white, as in a photo.
     """
-    middle = luminance_of(np.float32(MIDTONE))
-    light = luminance_of(MIDTONE + np.asarray(contrast, np.float32) * (MIDTONE + 16))[..., None]
     srgb = colours.astype(np.float32) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    lit = linear * np.clip(light / middle, 0, SHINE) + np.maximum(light - SHINE * middle, 0)
+    wanted = luminance_of(np.asarray(lightness, np.float32))
+    own = np.maximum(linear @ _LUMINANCE, 1e-4)
+    lit = linear * np.minimum(wanted / own, _SHINE)[..., None] + np.maximum(wanted - _SHINE * own, 0)[..., None]
     lit = np.clip(lit, 0, 1)
     srgb = np.where(lit <= 0.0031308, lit * 12.92, 1.055 * np.maximum(lit, 1e-6) ** (1 / 2.4) - 0.055)
     return np.rint(255 * srgb).astype(np.uint8)

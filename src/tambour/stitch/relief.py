@@ -1,15 +1,17 @@
 """What a photo's stitches look like and how they lie in their regions, without their colours; ours, not in the paper.
 
-A relief is the photo's local lightness contrast as a mid-tone yarn would show it, together with the place of every
-pixel in its region: how far the border is, and which way the region runs there. In which frame stitches keep their
-direction (that of the picture, of the nearest border, or of the region's long axis) is read from the photo itself. So
-stitches can be looked up for any design by place and direction (`stitch.quilt`).
+A relief is the photo's local lightness contrast as one yarn would show it, and how others would (`Tones`), together
+with the place of every pixel in its region: how far the border is, and which way the region runs there. In which frame
+stitches keep their direction (that of the picture, of the nearest border, or of the region's long axis) is read from
+the photo itself. So stitches can be looked up for any design by place and direction (`stitch.quilt`).
 """
 
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -23,8 +25,8 @@ from tambour.texture import contrast_map
 FRAMES = ("picture", "border", "axis")
 SIDE = 512  # px; of a larger photo the part with most stitches is kept
 LEAST = 64  # px; smaller ones show too little
-MIDTONE = 55.0  # L*
-SHINE = 1.8  # times its surroundings' light, from which on light counts as a highlight
+SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # of places that are darker
+PLAIN, SPAN = 40.0, 35.0  # L* of the yarn on which contrast is told, and of a step of it
 OPEN = 0.75  # share of yarn in what a region shows, under which its fabric shows through: open work
 _CONTRAST, _DISTANCE, _ANGLE = 100.0, 4.0, 256 / np.pi  # steps of grey in the file
 _LEAST = 0.02  # of the picture: with less that shows nothing but stitches, there is no relief
@@ -33,6 +35,13 @@ _WIDE = 25.0  # px; lightness is told from what is around it in the same colour
 _MAIN = 300  # px of a colour that says anything
 _TOLD = 15.0  # steps of CIELAB between colours and fabric, under which how much shows through cannot be told
 _BORDER = 8.0  # steps of CIELAB between two colours of a design
+_STEPS = (-0.8, 1.7)  # of `SPAN`: L* 12 to 99
+_AS_LIGHT = 0.6  # of what it takes for stitches on white yarn to reflect as much light as their flat colour
+_FALL = 12.0  # L*; so much lower at most
+_BRIGHT = 0.9  # of `SHARES`: the highlights that pale yarn makes room for
+_CLIPPED = 0.85  # of what white leaves, from which on a highlight may have been brighter
+_TILT = (0, 0, 0, 0, 0, -0.07, -0.08)  # half of what the benchmark's development styles have, at `SHARES`
+_STIFF = 0.15  # how far yarns must spread (steps squared) to count as much as these
 _PICTURE = 0.05  # how much better another frame must fit than the picture's
 
 
@@ -54,15 +63,59 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Tones:
+    """How contrast depends on yarn: its quantiles (at `SHARES` of all places) as a line over the yarn's lightness.
+
+    Attributes:
+        level: on yarn of L* `PLAIN`.
+        tilt: what `SPAN` steps of L* more add.
+    """
+
+    level: tuple[float, ...] = (0.0,) * len(SHARES)
+    tilt: tuple[float, ...] = (0.0,) * len(SHARES)
+
+    def on(self, contrast: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+        """What yarn of this L* shows where yarn of `PLAIN` shows this contrast; both shapes broadcast."""
+        steps = np.clip((lightness - PLAIN) / SPAN, *_STEPS)
+        return contrast + np.interp(contrast, self.level, self.tilt) * steps
+
+    def shown(self, contrast: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+        """L* (...) that yarn of these flat colours' `lightness` (...) shows with this contrast (...) on `PLAIN`.
+
+        Stitches vary about an L* part of the way to where they reflect as much light as the flat colour (gaps look
+        darker than highlights make up for; less so on dark yarn, whose highlights are the light's own), and half as far
+        below as pale yarn's highlights would need to fit under white.
+        """
+        around = np.interp(lightness, *self._around)
+        return np.clip(around + self.on(contrast, lightness) * (around + 16), 0, 100)
+
+    @cached_property
+    def _around(self) -> tuple[np.ndarray, np.ndarray]:
+        """L* of flat colours, and that about which their stitches vary."""
+        flat = np.arange(1.0, 101.0)
+        contrast = self.on(np.array(self.level), flat[:, None])  # (100, Q)
+        middles = np.add(SHARES[1:], SHARES[:-1]) / 2
+        weight = np.diff([0, *middles, 1])
+        around = flat
+        for _ in range(8):
+            seen = luminance_of(np.clip(around[:, None] + contrast * (around[:, None] + 16), 0, 100)) @ weight
+            around = np.minimum((around + 16) * np.cbrt(luminance_of(flat) / seen) - 16, flat)
+        around, bright = flat + _AS_LIGHT * flat / 100 * (around - flat), contrast[:, SHARES.index(_BRIGHT)]
+        around = around - np.maximum(around - (100 - 16 * bright) / (1 + bright), 0) / 2
+        return flat, np.maximum(around, flat - _FALL)
+
+
+@dataclass(frozen=True)
 class Relief:
     """The stitches of a photo; arrays (H, W).
 
     Attributes:
-        contrast: lightness contrast on a mid-tone, about -1 to 1; in open work the photo's own.
+        contrast: lightness contrast on yarn of L* `PLAIN`, about -1 to 1; in open work the photo's own.
         clear: bool, nothing but stitches of one region is seen.
         distance, angle: see `Place`; the angle in `frame`.
         frame: of `FRAMES`, that in which stitches keep their direction.
         cover: share of yarn in the colours that regions show, the rest is fabric; 1: dense, below `OPEN` open work.
+        tones: how other yarn shows it.
     """
 
     contrast: np.ndarray
@@ -71,6 +124,7 @@ class Relief:
     angle: np.ndarray
     frame: str
     cover: float
+    tones: Tones = Tones()
 
     def to_bytes(self) -> bytes:
         """A PNG: contrast, distance and angle are its colours, what is clear its opacity."""
@@ -84,6 +138,7 @@ class Relief:
         told = PngImagePlugin.PngInfo()
         told.add_text("frame", self.frame)
         told.add_text("cover", repr(self.cover))
+        told.add_text("tones", json.dumps([self.tones.level, self.tones.tilt]))
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG", pnginfo=told, optimize=True)
         return file.getvalue()
@@ -98,9 +153,12 @@ class Relief:
         try:
             with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
                 frame, cover = image.text["frame"], float(image.text.get("cover", 1))  # earlier files do not tell
+                tones = np.array(json.loads(image.text.get("tones", "[]")) or np.zeros((2, len(SHARES))), float)
                 if (
                     frame not in FRAMES
                     or not 0 < cover <= 1
+                    or tones.shape != (2, len(SHARES))
+                    or not np.abs(tones).max() < 2
                     or image.mode != "RGBA"
                     or not LEAST <= min(image.size) <= max(image.size) <= SIDE
                 ):
@@ -112,7 +170,8 @@ class Relief:
         if not clear.any():
             raise StyleError("The style's relief shows no stitches.", "Learn the style again.")
         contrast = np.where(clear, (pixels[..., 0] - 128) / _CONTRAST, 0)
-        return cls(contrast, clear, pixels[..., 1] / _DISTANCE, (pixels[..., 2] + 0.5) / _ANGLE, frame, cover)
+        distance, angle = pixels[..., 1] / _DISTANCE, (pixels[..., 2] + 0.5) / _ANGLE
+        return cls(contrast, clear, distance, angle, frame, cover, Tones(*map(tuple, tones.tolist())))
 
 
 def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes:
@@ -130,15 +189,18 @@ def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
     if float(own[clear].std()) < _FAINT:
         return b""
     place = place_of(design, mask)
-    frame = frame_of(_on_midtone(photo, local), clear, place)
-    contrast = own if cover < OPEN else _on_midtone(photo, own)
+    frame = frame_of(local, clear, place)
+    tones, contrast = Tones(), own
+    if cover >= OPEN:
+        tones, contrast = _on_plain(photo, design, clear, own)
     side = tuple(min(SIDE, extent) for extent in mask.shape)
     sums = cv2.integral(clear.astype(np.uint8))
     filled = sums[side[0] :, side[1] :] - sums[: -side[0], side[1] :] - sums[side[0] :, : -side[1]]
     filled = filled + sums[: -side[0], : -side[1]]
     top, left = np.unravel_index(filled.argmax(), filled.shape)
     box = np.s_[top : top + side[0], left : left + side[1]]
-    return Relief(contrast[box], clear[box], place.distance[box], place.angles[frame][box], frame, cover).to_bytes()
+    planes = (contrast[box], clear[box], place.distance[box], place.angles[frame][box])
+    return Relief(*planes, frame, cover, tones).to_bytes()
 
 
 def place_of(design: np.ndarray, inside: np.ndarray) -> Place:
@@ -218,23 +280,46 @@ def _own_contrast(
     return contrast, float(np.clip(away / apart, 0.1, 1)) if told else 1.0
 
 
-def _on_midtone(photo: np.ndarray, contrast: np.ndarray) -> np.ndarray:
-    """The contrast that yarn of L* 55 would show: shade multiplies light, a highlight is added to it."""
+def _on_plain(
+    photo: np.ndarray, design: np.ndarray, clear: np.ndarray, contrast: np.ndarray
+) -> tuple[Tones, np.ndarray]:
+    """How contrast depends on the yarn, as far as the photo's colours tell, and what yarn of L* `PLAIN` would show.
+
+    By quantiles: in every colour the same share of places is darker. White leaves pale yarn no room for highlights, so
+    what comes near it tells nothing of brighter ones.
+    """
     lightness = rgb_to_lab(photo)[..., 0]
     around = np.clip((lightness - 16 * contrast) / (1 + contrast), 1, 100)  # the inverse of `texture.contrast_map`
-    light, mean, middle = luminance_of(lightness), luminance_of(around), float(luminance_of(np.array(MIDTONE)))
-    seen = middle * np.minimum(light / np.maximum(mean, 1e-3), SHINE) + np.maximum(light - SHINE * mean, 0)
-    return np.where(contrast == 0, 0, (lightness_of(seen) - MIDTONE) / (MIDTONE + 16)).astype(np.float32)
+    name = np.where(clear, design.astype(np.int64) @ np.array([65536, 256, 1]), -1)
+    names, counts = np.unique(name[clear], return_counts=True)
+    names, counts = names[counts >= _MAIN], counts[counts >= _MAIN]
+    if not len(names):
+        return Tones(), contrast
+    yarns = np.array([around[name == one].mean() for one in names])
+    seen = np.array([np.quantile(contrast[name == one], SHARES) for one in names])  # (K, Q)
+    room = (100 - yarns) / (yarns + 16)
+    steps, weight = (yarns - PLAIN) / SPAN, counts / counts.sum()
+    level, tilt = np.zeros(len(SHARES)), np.zeros(len(SHARES))
+    for number in range(len(SHARES)):
+        told = seen[:, number] < _CLIPPED * room
+        if not told.any():
+            told = yarns == yarns.min()
+        x, y, w = steps[told], seen[told, number], weight[told]
+        middle, mean = np.average(x, weights=w), np.average(y, weights=w)
+        agreed = (w * (x - middle) * (y - mean)).sum() + _STIFF * _TILT[number]
+        tilt[number] = agreed / ((w * (x - middle) ** 2).sum() + _STIFF)
+        level[number] = mean - tilt[number] * middle
+    level = np.maximum.accumulate(level + 1e-4 * np.arange(len(SHARES)))
+    plain = contrast.copy()
+    for one, quantiles in zip(names, seen, strict=True):
+        here = name == one
+        plain[here] += np.interp(contrast[here], quantiles, level - quantiles)
+    return Tones(tuple(level.tolist()), tuple(tilt.tolist())), plain.astype(np.float32)
 
 
 def luminance_of(lightness: np.ndarray) -> np.ndarray:
     """Y of L* (CIE 1976), of a white of 1."""
     return np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness / 903.3)
-
-
-def lightness_of(luminance: np.ndarray) -> np.ndarray:
-    """L* of Y (CIE 1976), of a white of 1."""
-    return np.where(luminance > 0.008856, 116 * np.cbrt(luminance) - 16, 903.3 * luminance)
 
 
 def _along(values: np.ndarray, weight: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
