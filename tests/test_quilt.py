@@ -224,8 +224,8 @@ def test_open_work_is_told_from_dense_and_shows_its_fabric() -> None:
 
     dense, sparse = sewn_on_navy("tatami"), sewn_on_navy("sashiko")
     assert dense.cover > 0.85 and sparse.cover < OPEN
-    assert np.array_equal(shown_colours(dense, design, inside, navy), design)
-    shown = shown_colours(sparse, design, inside, navy)
+    assert np.array_equal(shown_colours(dense.cover, design, inside, navy), design)
+    shown = shown_colours(sparse.cover, design, inside, navy)
     assert np.array_equal(shown[~inside], design[~inside])
     pale, mixed, dark = (rgb_to_lab(np.uint8([[colour]]))[0, 0] for colour in (design[128, 128], shown[128, 128], navy))
     assert np.allclose(mixed, dark + sparse.cover * (pale - dark), atol=1.5)

@@ -58,7 +58,7 @@ def test_a_recoloured_pair_keeps_ground_and_relief(pair: Pair) -> None:
     before, flat = (np.asarray(image, np.float32) for image in (pair.embroidery, pair.design))
     seen = set()
     for seed in range(6):
-        other = recoloured(pair, FABRIC, np.random.default_rng(seed))
+        (other,) = recoloured(pair, FABRIC, np.random.default_rng(seed))
         after, design = (np.asarray(image, np.float32) for image in (other.embroidery, other.design))
         assert np.array_equal(after[~inside], before[~inside]) and np.array_equal(design[~inside], flat[~inside])
         colours = np.unique(design[inside].reshape(-1, 3), axis=0)
@@ -73,7 +73,7 @@ def test_a_recoloured_pair_keeps_ground_and_relief(pair: Pair) -> None:
 
 
 def test_recolouring_is_repeatable(pair: Pair) -> None:
-    one, two = (recoloured(pair, FABRIC, np.random.default_rng(4)) for _ in range(2))
+    one, two = (next(recoloured(pair, FABRIC, np.random.default_rng(4))) for _ in range(2))
     assert one.embroidery.tobytes() == two.embroidery.tobytes() and one.design.tobytes() == two.design.tobytes()
 
 
@@ -139,7 +139,7 @@ def test_without_a_mask_the_design_tells_it(toy_base: Base, pair: Pair) -> None:
 
 
 def test_crops_come_from_all_pairs(toy_base: Base, pair: Pair) -> None:
-    views = [pair, recoloured(pair, FABRIC, np.random.default_rng(0))]
+    views = [pair, *recoloured(pair, FABRIC, np.random.default_rng(0))]
     recipe = Recipe(resolution=128)
     pairs = [encode_pair(toy_base, v.design, v.embroidery, "bars", recipe, v.mask) for v in views]
     batch = draw(toy_base, pairs, 8, generator(0, "crops"))

@@ -187,7 +187,7 @@ def apply(
                 start = yield from _told(_stitched(fitted, inside, style, seed, quilt), "apply", done, total, 0, place)
             shown = flat
             if relief is not None and relief.cover < OPEN and sampling.guide != "none":
-                shown = Image.fromarray(shown_colours(relief, np.asarray(flat), inside, style.fabric))
+                shown = Image.fromarray(shown_colours(relief.cover, np.asarray(flat), inside, style.fabric))
             kept = _bare(inside) if guided else None
             kernel = _kernel(base, flat, sampling, size)
             structure = structure_of(flat, inside, weights, kernel, recipe)

@@ -217,7 +217,7 @@ def _words(base: Base, pair: Pair, describe: str | None, recipe: Recipe) -> str:
 def _views(pair: Pair, fabric: tuple[int, int, int], recipe: Recipe, seed: int) -> list[Pair]:
     """The pair, and where the recipe wants palettes its recoloured copies."""
     dice = np.random.default_rng([seed, recipe.training.palettes])
-    return [pair, *(recoloured(pair, fabric, dice) for _ in range(recipe.training.palettes))]
+    return [pair, *recoloured(pair, fabric, dice, recipe.training.palettes)]
 
 
 # -- blocks, generated pairs ------------------------------------------------------------------------------------------

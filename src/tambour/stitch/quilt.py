@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from tambour.images import lab_to_rgb, rgb_to_lab
-from tambour.stitch.relief import OPEN, Place, Relief, luminance_of, place_of
+from tambour.stitch.relief import OPEN, Place, Relief, Tones, luminance_of, place_of
 from tambour.texture import dominant_period
 
 BINS = 16  # directions over half a turn
@@ -240,12 +240,12 @@ def before_seam(error: np.ndarray) -> np.ndarray:
 # -- in colours -------------------------------------------------------------------------------------------------------
 
 
-def shown_colours(relief: Relief, flat: np.ndarray, inside: np.ndarray, fabric: tuple[int, int, int]) -> np.ndarray:
+def shown_colours(cover: float, flat: np.ndarray, inside: np.ndarray, fabric: tuple[int, int, int]) -> np.ndarray:
     """A flat design (H, W, 3) uint8 in the mean colours that it shows: in open work, mixed with the fabric's."""
-    if relief.cover >= OPEN:
+    if cover >= OPEN:
         return flat
     ground = rgb_to_lab(np.uint8([[fabric]]))[0, 0]
-    mixed = lab_to_rgb(ground + relief.cover * (rgb_to_lab(flat) - ground))
+    mixed = lab_to_rgb(ground + cover * (rgb_to_lab(flat) - ground))
     return np.where(inside[..., None], mixed, flat)
 
 
@@ -272,16 +272,28 @@ def stitched(
         inside: (H, W) bool, where it is stitched.
         fabric: RGB of the fabric, that shows through open work.
     """
+    relief = quilt.relief
     contrast, done = yield from quilt.lay(place_of(flat, inside), seed)
-    colours = shown_colours(quilt.relief, flat, inside, fabric)
-    if quilt.relief.cover < OPEN:
-        lab = rgb_to_lab(colours)
-        light = np.clip(lab[..., 0] + contrast * (lab[..., 0] + 16), 0, 100)
-        lit = lab_to_rgb(np.dstack([light, lab[..., 1:]]))
-        lit = lab_to_rgb(np.dstack([light, rgb_to_lab(yarn_colours(colours, flat, lit))[..., 1:]]))
-    else:
-        lit = relit(colours, quilt.relief.tones.shown(contrast, rgb_to_lab(colours)[..., 0]))
+    lit = in_stitches(contrast, relief.tones, relief.cover, flat, inside, fabric)
     return np.where(done[..., None], lit, flat)
+
+
+def in_stitches(
+    contrast: np.ndarray,
+    tones: Tones,
+    cover: float,
+    flat: np.ndarray,
+    inside: np.ndarray,
+    fabric: tuple[int, int, int],
+) -> np.ndarray:
+    """A flat design in this contrast (H, W), tones and cover of a relief: (H, W, 3) uint8; else as `stitched`."""
+    colours = shown_colours(cover, flat, inside, fabric)
+    lab = rgb_to_lab(colours)
+    if cover >= OPEN:
+        return relit(colours, tones.shown(contrast, lab[..., 0]))
+    light = np.clip(lab[..., 0] + contrast * (lab[..., 0] + 16), 0, 100)
+    lit = lab_to_rgb(np.dstack([light, lab[..., 1:]]))
+    return lab_to_rgb(np.dstack([light, rgb_to_lab(yarn_colours(colours, flat, lit))[..., 1:]]))
 
 
 def relit(colours: np.ndarray, lightness: np.ndarray) -> np.ndarray:

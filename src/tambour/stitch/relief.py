@@ -184,15 +184,12 @@ def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
     clear = clear_of(design, mask)
     if clear.mean() < _LEAST or min(mask.shape) < LEAST:
         return b""
+    contrast, tones, cover = contrast_of(photo, design, mask)
     local = contrast_map(photo, mask)[0]
-    own, cover = _own_contrast(photo, design, mask, local)
-    if float(own[clear].std()) < _FAINT:
+    if float(local[clear].std()) < _FAINT:
         return b""
     place = place_of(design, mask)
     frame = frame_of(local, clear, place)
-    tones, contrast = Tones(), own
-    if cover >= OPEN:
-        tones, contrast = _on_plain(photo, design, clear, own)
     side = tuple(min(SIDE, extent) for extent in mask.shape)
     sums = cv2.integral(clear.astype(np.uint8))
     filled = sums[side[0] :, side[1] :] - sums[: -side[0], side[1] :] - sums[side[0] :, : -side[1]]
@@ -201,6 +198,15 @@ def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
     box = np.s_[top : top + side[0], left : left + side[1]]
     planes = (contrast[box], clear[box], place.distance[box], place.angles[frame][box])
     return Relief(*planes, frame, cover, tones).to_bytes()
+
+
+def contrast_of(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, Tones, float]:
+    """Contrast, tones and cover of a photo's relief, everywhere in it; arguments as of `cut_relief`."""
+    own, cover = _own_contrast(photo, design, mask)
+    if cover < OPEN:
+        return own, Tones(), cover
+    tones, contrast = _on_plain(photo, design, clear_of(design, mask), own)
+    return contrast, tones, cover
 
 
 def place_of(design: np.ndarray, inside: np.ndarray) -> Place:
@@ -248,18 +254,16 @@ def clear_of(design: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (cv2.erode(mask.astype(np.uint8), around) > 0) & (cv2.dilate(border, around) == 0)
 
 
-def _own_contrast(
-    photo: np.ndarray, design: np.ndarray, mask: np.ndarray, local: np.ndarray
-) -> tuple[np.ndarray, float]:
+def _own_contrast(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
     """Lightness contrast (H, W) with what is around in the same colour, and how much of what is seen is yarn.
 
-    Colours of a few px keep the contrast with whatever is around, `local`.
+    Colours of a few px keep the contrast with whatever is around (`texture.contrast_map`).
 
     How much: colours of an embroidery lie between those of its design (yarn alone) and the fabric's; where, by least
     squares. 1 where there is no bare fabric to compare with, or where no colour differs from it.
     """
     seen, flat = rgb_to_lab(photo), rgb_to_lab(design)
-    contrast = local.copy()
+    contrast = contrast_map(photo, mask)[0]
     fabric = np.median(seen[~mask], 0) if (~mask).mean() > _LEAST else None
     name = np.where(mask, design.astype(np.int64) @ np.array([65536, 256, 1]), -1)
     names, count = np.unique(name[mask], return_counts=True)
