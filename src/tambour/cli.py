@@ -110,7 +110,9 @@ def apply(
     ] = "firm",
     colours: Annotated[
         Literal["design", "free"] | None,
-        typer.Option("--colours", help="design: take them from it. [default: design for firm edges, else free]"),
+        typer.Option(
+            "--colours", help="design: take them from it. [default: free for free edges without --guide photo]"
+        ),
     ] = None,
     guide: Annotated[
         Literal["none", "stitches", "photo"] | None,
