@@ -106,7 +106,7 @@ def test_too_little_to_see_is_no_relief() -> None:
 
 
 def test_relief_does_not_know_its_colour() -> None:
-    """The same stitches in dark and in pale yarn say nearly the same of a mid-tone; as plain contrast they do not."""
+    """The same stitches in dark and in pale yarn say nearly the same of one yarn; as plain contrast they do not."""
     reliefs = []
     for colour in ((40, 40, 70), (235, 225, 200)):
         design, inside = disc(colour)

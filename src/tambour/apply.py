@@ -44,7 +44,7 @@ from tambour.stitch.quilt import Quilt, relit, shown_colours, stitched, yarn_col
 from tambour.stitch.regions import find_regions
 from tambour.stitch.relief import OPEN, Relief
 from tambour.style import Style, attached, check_base
-from tambour.texture import Scores, contrast_map, score
+from tambour.texture import Scores, around_of, contrast_map, score
 from tambour.words import design_of, read_prompt
 
 EDGES = ("firm", "free")
@@ -422,7 +422,7 @@ def as_laid(image: Image.Image, start: Image.Image, inside: np.ndarray) -> Image
     if power <= 0:
         return image
     gain = float(np.clip(np.sqrt((weight * wanted**2).sum() / power), *_GAIN))
-    lab, around = rgb_to_lab(rgb), (rgb_to_lab(laid)[..., 0] - 16 * wanted) / (1 + wanted)
+    lab, around = rgb_to_lab(rgb), around_of(rgb_to_lab(laid)[..., 0], wanted)
     lab[..., 0] = np.where(inside, around + gain * contrast * (around + 16), lab[..., 0])
     return Image.fromarray(lab_to_rgb(lab))
 

@@ -60,6 +60,11 @@ def contrast_map(rgb: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.nd
     return contrast, inside / (1 + slope**2)
 
 
+def around_of(lightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    """L* of what is around places of this L* and this contrast with it: the inverse of `contrast_map`."""
+    return (lightness - 16 * contrast) / (1 + contrast)
+
+
 @lru_cache
 def _steerable(sigma: float) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """The five separable parts of the 4th directional derivative of a Gaussian: (row, column, binomial) each."""

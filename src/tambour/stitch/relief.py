@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from tambour.errors import StyleError
 from tambour.images import rgb_to_lab
 from tambour.stitch.regions import find_regions
-from tambour.texture import contrast_map
+from tambour.texture import around_of, contrast_map
 
 FRAMES = ("picture", "border", "axis")
 SIDE = 512  # px; of a larger photo the part with most stitches is kept
@@ -265,11 +265,10 @@ def _own_contrast(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tu
     seen, flat = rgb_to_lab(photo), rgb_to_lab(design)
     contrast = contrast_map(photo, mask)[0]
     fabric = np.median(seen[~mask], 0) if (~mask).mean() > _LEAST else None
-    name = np.where(mask, design.astype(np.int64) @ np.array([65536, 256, 1]), -1)
-    names, count = np.unique(name[mask], return_counts=True)
+    name, names, counts = _main_colours(design, mask)
     size = tuple(max(1, round(side / 4)) for side in mask.shape[::-1])
     away = apart = 0.0
-    for one in names[count >= _MAIN]:
+    for one in names:
         here = name == one
         small = cv2.resize(here.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         light = cv2.resize(seen[..., 0] * here, size, interpolation=cv2.INTER_AREA)
@@ -280,8 +279,15 @@ def _own_contrast(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tu
             yarn = flat[here].mean(0) - fabric
             away += here.sum() * float(yarn @ (seen[here].mean(0) - fabric))
             apart += here.sum() * float(yarn @ yarn)
-    told = fabric is not None and apart > _TOLD**2 * count[count >= _MAIN].sum()
+    told = fabric is not None and apart > _TOLD**2 * counts.sum()
     return contrast, float(np.clip(away / apart, 0.1, 1)) if told else 1.0
+
+
+def _main_colours(design: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pixel's colour as a number (H, W), -1 elsewhere; the numbers of `_MAIN` px or more; how many px each."""
+    name = np.where(where, design.astype(np.int64) @ np.array([65536, 256, 1]), -1)
+    names, counts = np.unique(name[where], return_counts=True)
+    return name, names[counts >= _MAIN], counts[counts >= _MAIN]
 
 
 def _on_plain(
@@ -292,11 +298,8 @@ def _on_plain(
     By quantiles: in every colour the same share of places is darker. White leaves pale yarn no room for highlights, so
     what comes near it tells nothing of brighter ones.
     """
-    lightness = rgb_to_lab(photo)[..., 0]
-    around = np.clip((lightness - 16 * contrast) / (1 + contrast), 1, 100)  # the inverse of `texture.contrast_map`
-    name = np.where(clear, design.astype(np.int64) @ np.array([65536, 256, 1]), -1)
-    names, counts = np.unique(name[clear], return_counts=True)
-    names, counts = names[counts >= _MAIN], counts[counts >= _MAIN]
+    around = np.clip(around_of(rgb_to_lab(photo)[..., 0], contrast), 1, 100)
+    name, names, counts = _main_colours(design, clear)
     if not len(names):
         return Tones(), contrast
     yarns = np.array([around[name == one].mean() for one in names])

@@ -156,7 +156,7 @@ METHODS = (
            without_lora, _ours, None, "ours"),
     Method("stitches-alone", "its stitches, no model", "ablation", "the reference's own stitches as ours lays them out "
            "(stitch/quilt.py), nothing else", stitches_alone, needs_base=False),
-    _ablation("shown-whole", "without palettes, region, patches",
+    _ablation("shown-whole", "without palettes and region",
               f"{PAPER}: the pair as it is, the LoRA everywhere", without_ours),
     _ablation("by-similarity", "blocks by similarity", f"{PAPER}, section 2: five at least",
               lambda recipe: replace(recipe, analysis=replace(recipe.analysis, blocks=(), fewest=5))),
