@@ -185,6 +185,50 @@ def test_stitches_turn_with_their_region_unless_they_keep_to_the_picture() -> No
         assert across(relief, 90.0) > 0.9 if turns else across(relief, 90.0) < 0.1
 
 
+def test_rows_follow_the_border_at_their_depth() -> None:
+    """Relief that is nothing but rings under the border is the same rings in any other shape."""
+
+    def rings(distance: np.ndarray) -> np.ndarray:
+        return 0.3 * np.cos(2 * math.pi * distance / 14)
+
+    design, inside = disc((120, 120, 120))
+    place = place_of(design, inside)
+    relief = Relief(rings(place.distance) * inside, inside, place.distance, place.angles["border"], "border", 1.0)
+    shape = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(shape).polygon([(30, 40), (220, 20), (240, 200), (128, 120), (40, 236)], fill=255)
+    other = np.asarray(shape) > 127
+    wanted = place_of(np.where(other[..., None], np.uint8((200, 60, 60)), np.uint8(GROUND)), other)
+    contrast, done = finished(Quilt(relief).lay(wanted))
+    away = np.abs(contrast - rings(wanted.distance))[other & (wanted.distance > 5) & (wanted.distance < 30)]
+    assert done[wanted.labels > 0].all() and np.median(away) < 0.01 and away.mean() < 0.03
+
+
+def test_stitches_keep_their_length_round_bends() -> None:
+    """Relief that repeats along a straight border repeats as often along a circle of any size, at any depth."""
+    rows, columns = np.indices((SIDE, SIDE), float)
+    inside = np.zeros((SIDE, SIDE), bool)
+    inside[20:236, 20:236] = True
+    flat = np.where(inside[..., None], np.uint8((120, 120, 120)), np.uint8(GROUND))
+    place = place_of(flat, inside)
+    upright = np.abs(columns - 128) > np.abs(rows - 128)
+    along = np.where(upright, rows, columns)
+    stripes = np.where(inside, 0.3 * np.cos(2 * math.pi * along / 16), 0)
+    relief = Relief(stripes, inside, place.distance, place.angles["border"], "border", 1.0)
+    for radius in (50, 90):
+        from_middle = np.hypot(rows - 128, columns - 128)
+        shape = from_middle < radius
+        flat = np.where(shape[..., None], np.uint8((120, 120, 120)), np.uint8(GROUND))
+        contrast = finished(Quilt(relief).lay(place_of(flat, shape)))[0].astype(np.float32)
+        for depth in (6, 12, 24):
+            turn = np.arange(4096) * 2 * math.pi / 4096
+            spots = [(128 + (radius - depth) * part(turn)).astype(np.float32)[None] for part in (np.cos, np.sin)]
+            ring = cv2.remap(contrast, *spots, cv2.INTER_LINEAR)[0]
+            power = np.abs(np.fft.rfft(ring)) ** 2
+            wanted = 2 * math.pi * (radius - depth) / 16
+            found = (power[1:200] * np.arange(1, 200)).sum() / power[1:200].sum()
+            assert abs(found / wanted - 1) < 0.25
+
+
 def test_chance_is_the_seed_and_a_quilt_is_laid_twice_alike() -> None:
     flat, inside = disc((60, 120, 170))
     place, quilt = place_of(flat, inside), Quilt(relief_of("tatami", "constant"))

@@ -5,6 +5,7 @@ Everything here is in pixels of the picture; a frame holds flat arrays over the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -65,7 +66,37 @@ def edge_distance(labels: np.ndarray) -> np.ndarray:
 def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> Contours:
     """Follow every region's outline, holes too, and find the outline point nearest to each pixel."""
     inside = np.ones(labels.shape, np.uint8)
-    points: list[np.ndarray] = []  # per outline: (n, 8) x, y, smoothed x, y, tangent x, y, arc, turn
+    points = [  # per outline: (n, 8) x, y, smoothed x, y, tangent x, y, arc, turn
+        np.column_stack([ring.dots, ring.points, ring.tangent, ring.arc, ring.turn]).astype(np.float32)
+        for ring in trace_rings(labels, colours, smoothing)
+    ]
+    table = np.concatenate(points) if points else np.zeros((1, 8), np.float32)
+    column, row = table[:, 0].astype(np.intp), table[:, 1].astype(np.intp)
+    inside[row, column] = 0
+    depth, nearest = cv2.distanceTransformWithLabels(inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    carried = np.zeros((int(nearest.max()) + 1, 6), np.float32)
+    carried[nearest[row, column]] = table[:, 2:]
+    return Contours(nearest, depth, carried)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """One closed outline of n points, the region on its left.
+
+    dots: (n, 2) x, y of the pixels; points, tangent: (n, 2) smoothed; arc: (n,) px from the first point;
+    turn: (n,) radians turned inwards so far (negative), as `Contours`; length: px.
+    """
+
+    dots: np.ndarray
+    points: np.ndarray
+    tangent: np.ndarray
+    arc: np.ndarray
+    turn: np.ndarray
+    length: float
+
+
+def trace_rings(labels: np.ndarray, colours: int, smoothing: float) -> Iterator[Ring]:
+    """Every region's outline, holes too, smoothed by `smoothing` px; `labels` (H, W) int, below `colours`."""
     boxes = _boxes(labels, colours)
     for label in range(1, colours):
         x0, y0, x1, y1 = boxes[label]
@@ -85,14 +116,7 @@ def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> 
             arc = np.cumsum(steps) - steps
             # OpenCV keeps the region on the left of an outline, holes included, so inward turns are negative here
             turn = -np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
-            points.append(np.column_stack([dots, smooth, tangent, arc, turn]).astype(np.float32))
-    table = np.concatenate(points) if points else np.zeros((1, 8), np.float32)
-    column, row = table[:, 0].astype(np.intp), table[:, 1].astype(np.intp)
-    inside[row, column] = 0
-    depth, nearest = cv2.distanceTransformWithLabels(inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    carried = np.zeros((int(nearest.max()) + 1, 6), np.float32)
-    carried[nearest[row, column]] = table[:, 2:]
-    return Contours(nearest, depth, carried)
+            yield Ring(outline[:, 0], smooth, tangent, arc, turn, float(steps.sum()))
 
 
 def _boxes(labels: np.ndarray, count: int) -> np.ndarray:

@@ -21,6 +21,8 @@ import numpy as np
 
 from tambour.images import lab_to_rgb, rgb_to_lab
 from tambour.stitch.relief import OPEN, Place, Relief, Tones, luminance_of, place_of
+from tambour.stitch.seams import before_seam
+from tambour.stitch.strips import Strips
 from tambour.texture import dominant_period
 
 BINS = 16  # directions over half a turn
@@ -79,6 +81,7 @@ class Quilt:
     relief: Relief
     side: int = field(init=False)
     _power: float = field(init=False, repr=False)  # mean square of its contrast
+    _strips: Strips | None = field(init=False, repr=False)
     _turned: list[_Turned] = field(init=False, repr=False)
     _banks: dict[int, _Bank | None] = field(init=False, repr=False, default_factory=dict)
 
@@ -88,6 +91,7 @@ class Quilt:
         period = dominant_period(np.repeat(grey[..., None], 3, 2), self.relief.clear)[0]
         most = min(SIDES[1], *self.relief.clear.shape)
         self.side = int(np.clip(3 * period, min(SIDES[0], most), most)) // 4 * 4
+        self._strips = Strips(self.relief, self.side) if self.relief.frame == "border" else None
         turning = self.relief.frame != "picture"
         self._turned = [
             self._turn(step * math.pi / BINS) for step in (range(-BINS // 2, BINS // 2) if turning else [0])
@@ -172,8 +176,14 @@ class Quilt:
         for bank in self._banks.values():
             if bank is not None:
                 bank.used[:] = 0
+        inner = np.s_[side:-side, side:-side]
+        if self._strips is not None:
+            for share in self._strips.lay(place, contrast[inner], done[inner], rng):
+                yield share / 2
+        before = 0.0 if self._strips is None else 0.5
+        laid = cv2.erode(done.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0  # that stays
         for top in range(0, label.shape[0] - side + 1, side - over):
-            yield top / label.shape[0]
+            yield before + (1 - before) * top / label.shape[0]
             for left in range(0, label.shape[1] - side + 1, side - over):
                 box = np.s_[top : top + side, left : left + side]
                 here = label[box]
@@ -185,9 +195,8 @@ class Quilt:
                     if bank is not None:
                         known = done[box] & own
                         chosen = self._choose(bank, contrast[box], known, need, distance[box] * own, own, rng)
-                        self._paste(chosen, contrast[box], known, own, over)
+                        self._paste(chosen, contrast[box], known, own & ~laid[box], over)
                         done[box] |= own
-        inner = np.s_[side:-side, side:-side]
         return contrast[inner], done[inner]
 
     def _choose(self, bank: _Bank, old, known, need, distance, own, rng: np.random.Generator) -> np.ndarray:
@@ -218,23 +227,6 @@ class Quilt:
             fresh[:over] &= ~(before_seam(error[:over].T).T & known[:over])
         share = np.where(known, cv2.GaussianBlur(fresh.astype(np.float32), (0, 0), 1.0), 1) * own
         old += share * (new - old)
-
-
-def before_seam(error: np.ndarray) -> np.ndarray:
-    """(H, W) errors -> bool, True left of the cheapest path from the first row to the last."""
-    height, width = error.shape
-    cost = error.copy()
-    for row in range(1, height):
-        above = np.pad(cost[row - 1], 1, constant_values=np.inf)
-        cost[row] += np.minimum(np.minimum(above[:-2], above[1:-1]), above[2:])
-    before = np.zeros((height, width), bool)
-    column = int(cost[-1].argmin())
-    for row in range(height - 1, -1, -1):
-        before[row, :column] = True
-        if row:
-            first = max(0, column - 1)
-            column = first + int(cost[row - 1, first : min(width, column + 2)].argmin())
-    return before
 
 
 # -- in colours -------------------------------------------------------------------------------------------------------

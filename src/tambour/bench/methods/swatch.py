@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from tambour.images import lab_to_rgb, rgb_to_lab
-from tambour.stitch.quilt import before_seam
 from tambour.stitch.relief import clear_of
+from tambour.stitch.seams import before_seam
 from tambour.texture import contrast_map, dominant_period
 
 PIECE = 96  # px, side of a piece of the swatch
