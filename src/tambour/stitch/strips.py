@@ -28,7 +28,7 @@ _CLOSE = 4  # strips among which chance chooses
 _GOOD = 0.4  # of a strip, that shows stitches
 _DEEP = 1.0
 _RIM, _SHALLOW = 5, 3.5  # px under a border, of which the first may tell nothing; of which the last do
-_SHADE, _FADE = 0.6, 0.6  # of the shallow px' contrast, to which rows go on there; what is left a px further
+_SHADE, _FADE = 0.5, 0.6  # of the shallow px' contrast, to which rows go on there; what is left a px further
 _AT_ONCE = 1 << 14  # px that OpenCV maps in one row
 _TRUE = 2.5  # px that a place may lie nearer to another outline, or farther, than its own says
 # prices: of nothing to be seen, of being used already; how much a strip's own contrast counts as a difference
@@ -234,9 +234,10 @@ class Strips:
         for one, ring in enumerate(rings):
             yield one / len(rings)
             rows, columns = np.nonzero(number == one)
-            if ring.length < self.side / 2 or not len(rows):
+            depth = place.distance[rows, columns]
+            if ring.length < self.side / 2 or not len(rows) or depth.max() < 2 * _RIM:  # too narrow for a row
                 continue
-            point, depth = table[nearest[rows, columns], 1], place.distance[rows, columns]
+            point = table[nearest[rows, columns], 1]
             away = np.stack([columns, rows], 1) - ring.points[point]
             arc = ring.arc[point] + (away * ring.tangent[point]).sum(1)
             curve = _Curve.of(ring)
