@@ -147,6 +147,27 @@ def test_texture_orders_known_cases_and_neither_noise_nor_blur_wins(known, metri
     assert min(found["noise"][metric], found["blur"][metric]) > alike
 
 
+def test_direction_knows_the_truth_from_stitches_that_run_elsewhere(known):
+    told, found = known
+    twin, *others = (found[name]["direction"] for name in ("twin", "other", "noise", "flat"))
+    assert metrics.direction_error(told.truth, told.truth, told.mask) == 0
+    assert twin < 0.85 * others[0] and others[0] < min(others[1:])
+
+
+def test_direction_is_the_angle_between_threads_and_a_strong_blur_shows_none():
+    rows, columns = np.indices((SIDE, SIDE))
+    mask = np.ones((SIDE, SIDE), bool)
+
+    def threads(angle: float) -> np.ndarray:
+        across = rows * np.cos(np.radians(angle)) - columns * np.sin(np.radians(angle))
+        return np.repeat(np.uint8(128 + 60 * np.cos(across))[..., None], 3, 2)
+
+    for angle in (0, 20, 90):
+        assert metrics.direction_error(threads(30 + angle), threads(30), mask) == pytest.approx(angle, abs=2)
+    assert metrics.direction_error(cv2.GaussianBlur(threads(30), (0, 0), 3), threads(30), mask) == pytest.approx(45)
+    assert np.isnan(metrics.direction_error(threads(30), np.full((SIDE, SIDE, 3), 90, np.uint8), mask))
+
+
 def test_the_twin_alone_is_named_rightly(known):
     _, found = known
     assert found["twin"]["identified"] == 1

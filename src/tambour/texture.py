@@ -65,6 +65,20 @@ def around_of(lightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:
     return (lightness - 16 * contrast) / (1 + contrast)
 
 
+def directions(values: np.ndarray, weight: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Direction along the lines of a picture (H, W), and how much says so, by its structure tensor.
+
+    Args:
+        weight: (H, W), what counts.
+        sigma: px of the window.
+
+    Returns: radians, x to the right, y down; the difference of the tensor's eigenvalues.
+    """
+    gx, gy = cv2.Sobel(values, cv2.CV_32F, 1, 0), cv2.Sobel(values, cv2.CV_32F, 0, 1)
+    cosine, sine = (cv2.GaussianBlur(part * weight, (0, 0), sigma) for part in (gy * gy - gx * gx, -2 * gx * gy))
+    return 0.5 * np.arctan2(sine, cosine), np.hypot(cosine, sine)
+
+
 @lru_cache
 def _steerable(sigma: float) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """The five separable parts of the 4th directional derivative of a Gaussian: (row, column, binomial) each."""

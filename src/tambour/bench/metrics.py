@@ -16,6 +16,8 @@ from tambour.images import rgb_to_lab
 from tambour.texture import (
     HFRD_CUTOFF,
     colour_difference,
+    contrast_map,
+    directions,
     dominant_period,
     edge_f1,
     hfrd,
@@ -23,8 +25,11 @@ from tambour.texture import (
     texture_statistics,
 )
 
-VERSION = 1  # raise it when a metric changes: results kept on disk are then measured again
+VERSION = 2  # raise it when a metric changes: results kept on disk are then measured again
 THREAD = 0.008  # of the longer side: a blur that wide removes stitches, as in `texture.edge_f1`
+_FINE, _AROUND = 1.2, 8.0  # px: smoothing, and window, of thread directions
+_FAINT = 1e-4  # difference of eigenvalues of a structure tensor (contrast squared) that says nothing
+_WEAK = 0.15  # of the truth's difference of eigenvalues, under which a result shows nothing
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ METRICS: tuple[Metric, ...] = (
            "as texture, against the reference on its own design"),
     Metric("period", "stitch period", "lower", 0, 4,
            "|log2| of the ratio of the dominant repeat of result and truth, where both have one"),
+    Metric("direction", "thread direction, degrees", "lower", 0, 90,
+           "mean angle between local directions (structure tensor, Bigun and Granlund 1987) of result and truth, where "
+           "the truth has one; 45 by chance"),
     Metric("hfrd", "HFRD", "lower", 0, 1,
            f"paper, section 7: |high-frequency energy ratio of result - of reference|, above {HFRD_CUTOFF} cycles/px "
            "(the paper's cut-off is not known); it rewards noise, so never trust it alone"),
@@ -92,6 +100,26 @@ def period_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> flo
         return float("nan")
     found, _ = dominant_period(result, mask)
     return float(min(abs(np.log2(found / wanted)), 4.0)) if found else 4.0
+
+
+def direction_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """Mean angle in degrees between the threads of result and truth, in [0, 90]; NaN where the truth has no direction.
+
+    Places count by how directed the truth is there, the better half of them alike. A result that has no direction at a
+    place, or a far fainter one (a blurred truth), is off by 45.
+    """
+    told = []
+    for picture in (truth, result):
+        contrast, weight = contrast_map(picture, mask)
+        contrast = cv2.GaussianBlur(contrast, (0, 0), _FINE)
+        told.append(directions(contrast, cv2.erode(mask.astype(np.float32), np.ones((5, 5))) * weight, _AROUND))
+    (wanted, clear), (found, seen) = told
+    if not mask.any() or float(clear[mask].max()) < _FAINT:
+        return float("nan")
+    faint = seen < np.maximum(_FAINT, _WEAK * clear)
+    clear = np.minimum(clear, np.median(clear[mask]))  # borders of colour are far clearer than any thread
+    off = np.degrees(np.abs((found - wanted + np.pi / 2) % np.pi - np.pi / 2))
+    return float(np.average(np.where(faint, 45, off), weights=clear * mask))
 
 
 def identify(statistics: np.ndarray, library: Mapping[str, np.ndarray]) -> str:
@@ -312,6 +340,7 @@ def measure(result: np.ndarray, known: Known) -> dict[str, float]:
         values |= {
             "texture": texture_distance(statistics, known.truth_texture),
             "period": period_error(result, known.truth, known.mask),
+            "direction": direction_error(result, known.truth, known.mask),
             "colour_truth": colour_difference(result, known.truth),
         }
     if known.library:

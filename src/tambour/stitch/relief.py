@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from tambour.errors import StyleError
 from tambour.images import rgb_to_lab
 from tambour.stitch.regions import find_regions
-from tambour.texture import around_of, contrast_map
+from tambour.texture import around_of, contrast_map, directions
 
 FRAMES = ("picture", "border", "axis")
 SIDE = 512  # px; of a larger photo the part with most stitches is kept
@@ -220,7 +220,7 @@ def place_of(design: np.ndarray, inside: np.ndarray) -> Place:
     distance = cv2.distanceTransform((~border).astype(np.uint8), cv2.DIST_L2, 5)  # enormous where there is no border
     distance = np.minimum(distance, max(labels.shape)) * (labels > 0)
     smooth = cv2.GaussianBlur(distance, (0, 0), 3)
-    along = _along(smooth, (labels > 0).astype(np.float32), 5)[0]
+    along = directions(smooth, (labels > 0).astype(np.float32), 5)[0]
     axis = np.zeros(labels.shape, np.float32)
     rows, columns = np.indices(labels.shape, np.float32)
     for label in range(1, len(regions.colours)):
@@ -234,7 +234,7 @@ def place_of(design: np.ndarray, inside: np.ndarray) -> Place:
 
 def frame_of(contrast: np.ndarray, clear: np.ndarray, place: Place) -> str:
     """The frame in which stitches keep their direction best (largest mean resultant length of twice the angle)."""
-    thread, weight = _along(cv2.GaussianBlur(contrast, (0, 0), 1.2), clear.astype(np.float32), 4)
+    thread, weight = directions(cv2.GaussianBlur(contrast, (0, 0), 1.2), clear.astype(np.float32), 4)
     weight = np.where(clear, np.minimum(weight, np.quantile(weight[clear], 0.9)), 0)
     agreed = {
         name: abs((weight * np.exp(2j * (thread - angle))).sum()) / (weight.sum() + 1e-9)
@@ -327,10 +327,3 @@ def _on_plain(
 def luminance_of(lightness: np.ndarray) -> np.ndarray:
     """Y of L* (CIE 1976), of a white of 1."""
     return np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness / 903.3)
-
-
-def _along(values: np.ndarray, weight: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Direction along the lines of a picture (radians) by its structure tensor, and how much says so."""
-    gx, gy = cv2.Sobel(values, cv2.CV_32F, 1, 0), cv2.Sobel(values, cv2.CV_32F, 0, 1)
-    cosine, sine = (cv2.GaussianBlur(part * weight, (0, 0), sigma) for part in (gy * gy - gx * gx, -2 * gx * gy))
-    return 0.5 * np.arctan2(sine, cosine), np.hypot(cosine, sine)
