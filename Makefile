@@ -13,7 +13,7 @@ demo: $(READY)  ## learn the bundled example and show it on new designs
 	$(VENV)/bin/tambour learn examples/reference.jpg -o $(OUT)/style.safetensors --report $(OUT)/report --overwrite
 
 test: $(READY)  ## the whole suite
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
