@@ -31,8 +31,9 @@ _RIM, _SHALLOW = 5, 3.5  # px under a border, of which the first may tell nothin
 _SHADE, _FADE = 0.5, 0.6  # of the shallow px' contrast, to which rows go on there; what is left a px further
 _AT_ONCE = 1 << 14  # px that OpenCV maps in one row
 _TRUE = 2.5  # px that a place may lie nearer to another outline, or farther, than its own says
-# prices: of nothing to be seen, of being used already; how much a strip's own contrast counts as a difference
-_HOLE, _USED, _STRENGTH = 0.3, 0.02, 0.15
+# prices: of nothing to be seen, of being used already, of light from the other side; how much a strip's own contrast
+# counts as a difference
+_HOLE, _USED, _TURNED, _STRENGTH = 0.3, 0.02, 0.2, 0.15
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class _Bank:
     Attributes:
         at: (N, 3) number of the curve, point on it, and depth of the first row.
         contrast, power, seen: contrast, its square, and 1 where it shows stitches.
+        ways: (N, 2) unit direction of the curve on the photo.
         used: (N,) how often it was laid.
     """
 
@@ -102,6 +104,7 @@ class _Bank:
     contrast: np.ndarray
     power: np.ndarray
     seen: np.ndarray
+    ways: np.ndarray
     used: np.ndarray
 
 
@@ -207,7 +210,9 @@ class Strips:
             seen[members] = clear[:, ::2, ::2].reshape(len(members), -1)
         good = np.flatnonzero(seen.mean(1) >= _GOOD)[:STRIPS]
         contrast, seen = contrast[good], seen[good]
-        return _Bank(spots[good], contrast, np.square(contrast), seen, np.zeros(len(good), np.float32))
+        ways = [self._curves[number].ring.tangent[point] for number, point, _ in spots[good]]
+        ways = np.reshape(ways, (-1, 2)).astype(np.float32)
+        return _Bank(spots[good], contrast, np.square(contrast), seen, ways, np.zeros(len(good), np.float32))
 
     def lay(self, place: Place, contrast: np.ndarray, done: np.ndarray, dice: np.random.Generator) -> Iterator[float]:
         """Lay strips along a design's outlines, into `contrast` (H, W) float32 and `done` (H, W) bool.
@@ -277,7 +282,8 @@ class Strips:
         places = row.curve.places(self._depths + row.first, row.lengths, np.array([at]), half)[:, 0]
         old = _mapped(contrast, *places)
         known = (_mapped(done.astype(np.float32), *places) > 0.99) & own
-        number, point, top = self._choose(self._banks[row.first > 0], old, known, own, dice)
+        way = row.curve.ring.tangent[at]
+        number, point, top = self._choose(self._banks[row.first > 0], old, known, own, way, dice)
         places, new, clear = self._cut(number, top, [point], cv2.INTER_CUBIC)
         new, clear = new[0], clear[0]
         if top == 0:  # the photo's first px under a border tell nothing: the first row that does stands for them
@@ -309,12 +315,13 @@ class Strips:
         contrast[rows, columns] += share * (laid - contrast[rows, columns])
         done[rows, columns] |= share > 0.5
 
-    def _choose(self, bank: _Bank, old, known, own, dice: np.random.Generator) -> np.ndarray:
+    def _choose(self, bank: _Bank, old, known, own, way, dice: np.random.Generator) -> np.ndarray:
         """One of the cheapest strips: (3,), as in `_Bank.at`."""
         seen, wanted = (plane[::2, ::2].ravel().astype(np.float32) for plane in (known, own))
         cost = _STRENGTH * (bank.power @ seen) - 2 * (bank.contrast @ (old[::2, ::2].ravel() * seen))
         cost += _HOLE * ((1 - bank.seen) @ wanted)
-        cost += _USED * float(bank.power.sum() / bank.seen.sum()) * float(wanted.sum()) * bank.used
+        price = _USED * bank.used + _TURNED * (1 - bank.ways @ way) / 2
+        cost += float(bank.power.sum() / bank.seen.sum()) * float(wanted.sum()) * price
         best = cost.argpartition(min(_CLOSE, len(cost) - 1))[:_CLOSE]
         index = int(best[dice.integers(len(best))])
         bank.used[index] += 1
