@@ -8,6 +8,9 @@ what lies there already, and cuts them along the path where they differ least. H
 - they come from places as far from a border of colour as the place they go to;
 - a piece fills one region alone, and one that was used already has a price (as in Kaspar et al. 2015);
 - relief is laid, in the light of the design's own colours, which so stay what they are.
+
+Where stitches follow the borders of their region, strips along its outlines come first (`stitch.strips`); pieces fill
+what these leave.
 """
 
 from __future__ import annotations
