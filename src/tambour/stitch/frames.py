@@ -65,18 +65,27 @@ def edge_distance(labels: np.ndarray) -> np.ndarray:
 
 def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> Contours:
     """Follow every region's outline, holes too, and find the outline point nearest to each pixel."""
-    inside = np.ones(labels.shape, np.uint8)
     points = [  # per outline: (n, 8) x, y, smoothed x, y, tangent x, y, arc, turn
         np.column_stack([ring.dots, ring.points, ring.tangent, ring.arc, ring.turn]).astype(np.float32)
         for ring in trace_rings(labels, colours, smoothing)
     ]
     table = np.concatenate(points) if points else np.zeros((1, 8), np.float32)
-    column, row = table[:, 0].astype(np.intp), table[:, 1].astype(np.intp)
+    depth, nearest, which = nearest_dots(table[:, :2].astype(np.intp), labels.shape)
+    return Contours(nearest, depth, table[which, 2:])
+
+
+def nearest_dots(dots: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far the nearest of some pixels is, (H, W) float32 px; a name of it, (H, W) int32; its row of `dots` by name.
+
+    dots: (N, 2) int x, y.
+    """
+    column, row = dots.T
+    inside = np.ones(shape, np.uint8)
     inside[row, column] = 0
     depth, nearest = cv2.distanceTransformWithLabels(inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    carried = np.zeros((int(nearest.max()) + 1, 6), np.float32)
-    carried[nearest[row, column]] = table[:, 2:]
-    return Contours(nearest, depth, carried)
+    which = np.zeros(int(nearest.max()) + 1, np.intp)
+    which[nearest[row, column]] = np.arange(len(dots))
+    return depth, nearest, which
 
 
 @dataclass(frozen=True)

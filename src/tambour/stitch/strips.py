@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from tambour.stitch.frames import Ring, trace_rings
+from tambour.stitch.frames import Ring, nearest_dots, trace_rings
 from tambour.stitch.relief import Place, Relief
 from tambour.stitch.seams import before_seam
 
@@ -26,7 +26,6 @@ STRIPS = 1500  # of each kind, among which one is chosen
 _SMOOTH = 5.0  # px, of outlines
 _CLOSE = 4  # strips among which chance chooses
 _GOOD = 0.4  # of a strip, that shows stitches
-_DEEP = 1.0
 _RIM, _SHALLOW = 5, 3.5  # px under a border, of which the first may tell nothing; of which the last do
 _SHADE, _FADE = 0.5, 0.6  # of the shallow px' contrast, to which rows go on there; what is left a px further
 _AT_ONCE = 1 << 14  # px that OpenCV maps in one row
@@ -95,7 +94,8 @@ class _Bank:
 
     Attributes:
         at: (N, 3) number of the curve, point on it, and depth of the first row.
-        contrast, power, seen: contrast, its square, and 1 where it shows stitches.
+        contrast, power, hole: contrast, its square, and 1 where it shows no stitches.
+        mean: of the square, where it shows some.
         ways: (N, 2) unit direction of the curve on the photo.
         used: (N,) how often it was laid.
     """
@@ -103,7 +103,8 @@ class _Bank:
     at: np.ndarray
     contrast: np.ndarray
     power: np.ndarray
-    seen: np.ndarray
+    hole: np.ndarray
+    mean: float
     ways: np.ndarray
     used: np.ndarray
 
@@ -164,7 +165,7 @@ class Strips:
         self._curves = [_Curve.of(ring) for ring in rings]
         if rings:
             inside = np.concatenate([curve.ring.points + 5 * curve.inwards for curve in self._curves])
-            self._under = float(np.median(self._look(inside.T)[2])) - 5
+            self._under = float(np.median(_mapped(self._planes[2], *inside.T))) - 5
         first, later = [], []
         for number, curve in enumerate(self._curves):
             for top in range(0, max(1, int(deepest) - self._height // 2), 2):
@@ -180,11 +181,6 @@ class Strips:
     def _depths(self) -> np.ndarray:
         return np.arange(self._height) + 0.5
 
-    def _look(self, places: np.ndarray, way: int = cv2.INTER_LINEAR) -> tuple[np.ndarray, ...]:
-        """Contrast, clear and distance at places (2, ...) of the photo."""
-        contrast, *others = self._planes
-        return _mapped(contrast, *places, way), *(_mapped(plane, *places) for plane in others)
-
     def _cut(self, number: int, top: int, at: Sequence[int], way: int = cv2.INTER_LINEAR) -> tuple[np.ndarray, ...]:
         """Strips about points of a curve, from depth `top` on: places (2, N, V, side), contrast, clear (N, V, side)."""
         depth = self._depths + top - self._under
@@ -192,10 +188,11 @@ class Strips:
             self._lengths[number, top] = self._curves[number].lengths(depth)
         places = self._curves[number].places(depth, self._lengths[number, top], np.asarray(at), self.side // 2)
         # smoothed outlines are no exact ones: once more, where the distance is the right one
-        _, clear, distance = self._look(places)
+        clear, distance = (_mapped(plane, *places) for plane in self._planes[1:])
         off = np.clip((self._depths + top)[:, None] - distance, -_TRUE, _TRUE) * (clear > 0.99)
         places += np.gradient(places, axis=2) * off
-        contrast, clear, distance = self._look(places, way)
+        contrast = _mapped(self._planes[0], *places, way)
+        clear, distance = (_mapped(plane, *places) for plane in self._planes[1:])
         return places, contrast, (clear > 0.99) & (abs(distance - (self._depths + top)[:, None]) < _TRUE)
 
     def _bank(self, spots: np.ndarray) -> _Bank:
@@ -212,7 +209,9 @@ class Strips:
         contrast, seen = contrast[good], seen[good]
         ways = [self._curves[number].ring.tangent[point] for number, point, _ in spots[good]]
         ways = np.reshape(ways, (-1, 2)).astype(np.float32)
-        return _Bank(spots[good], contrast, np.square(contrast), seen, ways, np.zeros(len(good), np.float32))
+        power, used = np.square(contrast), np.zeros(len(good), np.float32)
+        mean = float(power.sum() / seen.sum()) if len(good) else 0.0
+        return _Bank(spots[good], contrast, power, 1 - seen, mean, ways, used)
 
     def lay(self, place: Place, contrast: np.ndarray, done: np.ndarray, dice: np.random.Generator) -> Iterator[float]:
         """Lay strips along a design's outlines, into `contrast` (H, W) float32 and `done` (H, W) bool.
@@ -226,23 +225,19 @@ class Strips:
         rings = list(trace_rings(place.labels, len(place.colours), _SMOOTH))
         if not rings:
             return
-        inside = np.ones(place.labels.shape, np.uint8)
-        dots = np.concatenate([ring.dots for ring in rings])
-        inside[dots[:, 1], dots[:, 0]] = 0
-        apart, nearest = cv2.distanceTransformWithLabels(inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-        table = np.zeros((int(nearest.max()) + 1, 2), int)
-        which = [(number, point) for number, ring in enumerate(rings) for point in range(len(ring.dots))]
-        table[nearest[dots[:, 1], dots[:, 0]]] = which
+        apart, nearest, which = nearest_dots(np.concatenate([ring.dots for ring in rings]), place.labels.shape)
+        ring_of = np.repeat(np.arange(len(rings)), [len(ring.dots) for ring in rings])[which]
+        point_of = np.concatenate([np.arange(len(ring.dots)) for ring in rings])[which]
         # not where the picture ends: that is no border
         known = (place.labels > 0) & (np.abs(apart - place.distance) < _TRUE)
-        number = np.where(known, table[nearest, 0], -1)
+        number = np.where(known, ring_of[nearest], -1)
         for one, ring in enumerate(rings):
             yield one / len(rings)
             rows, columns = np.nonzero(number == one)
             depth = place.distance[rows, columns]
             if ring.length < self.side / 2 or not len(rows) or depth.max() < 2 * _RIM:  # too narrow for a row
                 continue
-            point = table[nearest[rows, columns], 1]
+            point = point_of[nearest[rows, columns]]
             away = np.stack([columns, rows], 1) - ring.points[point]
             arc = ring.arc[point] + (away * ring.tangent[point]).sum(1)
             curve = _Curve.of(ring)
@@ -307,9 +302,7 @@ class Strips:
 
         share, was = _mapped(fresh.astype(np.float32), x, y), done[rows, columns]
         share = np.where(was, share, share > 0.5)
-        from_photo = (
-            _mapped(plane[0], x, y) for plane in places
-        )  # once through the photo's own pixels: it stays sharp
+        from_photo = (_mapped(plane[0], x, y) for plane in places)  # so that the photo is mapped once and stays sharp
         laid = _mapped(self._planes[0], *from_photo, cv2.INTER_CUBIC)
         laid = np.where((top == 0) & (y < _RIM), _mapped(new, x, y), laid)
         contrast[rows, columns] += share * (laid - contrast[rows, columns])
@@ -319,9 +312,9 @@ class Strips:
         """One of the cheapest strips: (3,), as in `_Bank.at`."""
         seen, wanted = (plane[::2, ::2].ravel().astype(np.float32) for plane in (known, own))
         cost = _STRENGTH * (bank.power @ seen) - 2 * (bank.contrast @ (old[::2, ::2].ravel() * seen))
-        cost += _HOLE * ((1 - bank.seen) @ wanted)
+        cost += _HOLE * (bank.hole @ wanted)
         price = _USED * bank.used + _TURNED * (1 - bank.ways @ way) / 2
-        cost += float(bank.power.sum() / bank.seen.sum()) * float(wanted.sum()) * price
+        cost += bank.mean * float(wanted.sum()) * price
         best = cost.argpartition(min(_CLOSE, len(cost) - 1))[:_CLOSE]
         index = int(best[dice.integers(len(best))])
         bank.used[index] += 1
