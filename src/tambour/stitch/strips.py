@@ -63,19 +63,21 @@ class _Curve:
         )
         return np.maximum.accumulate(arc - depth[:, None] * turn, 1)
 
-    def places(self, depth: np.ndarray, lengths: np.ndarray, at: np.ndarray, half: int) -> np.ndarray:
-        """(2, N, V, 2 half) x and y of what lies up to `half` px along the curves before and after points `at` (N,)."""
-        count, along = len(self.inwards), np.arange(-half, half) + 0.5
-        out = np.empty((2, len(at), len(depth), 2 * half), np.float32)
-        for row, deep in enumerate(depth):
-            curve = self.ring.points + np.float32(deep) * self.inwards
-            wanted = (lengths[row, count + at][:, None] + along).ravel()
-            sample = np.interp(wanted, lengths[row], np.arange(3 * count))
-            first = sample.astype(int)
-            share = (sample - first).astype(np.float32)[:, None]
-            spots = curve[first % count] * (1 - share) + curve[(first + 1) % count] * share
-            out[:, :, row] = spots.T.reshape(2, len(at), -1)
-        return out
+    def places(self, depth: np.ndarray, lengths: np.ndarray, at: np.ndarray, half: int, every: int = 1) -> np.ndarray:
+        """(2, N, V, 2 half / every) x and y of what lies up to `half` px along the curves around points `at` (N,)."""
+        count, along = len(self.inwards), np.arange(-half, half, every) + 0.5
+        order = np.arange(3 * count)
+        wanted = (lengths[:, count + at, None] + along).reshape(len(depth), -1)
+        sample = np.stack([np.interp(row, known, order) for row, known in zip(wanted, lengths, strict=True)])
+        first = sample.astype(int)
+        share = (sample - first).astype(np.float32)[..., None]
+        deep = depth.astype(np.float32)[:, None, None]
+
+        def curves(number: np.ndarray) -> np.ndarray:
+            return self.ring.points[number % count] + deep * self.inwards[number % count]
+
+        spots = curves(first) * (1 - share) + curves(first + 1) * share
+        return spots.reshape(len(depth), len(at), len(along), 2).transpose(3, 1, 0, 2).copy()
 
 
 def _mapped(plane: np.ndarray, x: np.ndarray, y: np.ndarray, way: int = cv2.INTER_LINEAR) -> np.ndarray:
@@ -181,19 +183,25 @@ class Strips:
     def _depths(self) -> np.ndarray:
         return np.arange(self._height) + 0.5
 
-    def _cut(self, number: int, top: int, at: Sequence[int], way: int = cv2.INTER_LINEAR) -> tuple[np.ndarray, ...]:
-        """Strips about points of a curve, from depth `top` on: places (2, N, V, side), contrast, clear (N, V, side)."""
+    def _cut(
+        self, number: int, top: int, at: Sequence[int], way: int = cv2.INTER_LINEAR, every: int = 1
+    ) -> tuple[np.ndarray, ...]:
+        """Strips about points of a curve, from depth `top` on: places (2, N, V, side), contrast, clear (N, V, side).
+
+        Of both sides, every px or every few.
+        """
         depth = self._depths + top - self._under
         if (number, top) not in self._lengths:
             self._lengths[number, top] = self._curves[number].lengths(depth)
-        places = self._curves[number].places(depth, self._lengths[number, top], np.asarray(at), self.side // 2)
+        places = self._curves[number].places(depth, self._lengths[number, top], np.asarray(at), self.side // 2, every)
+        inwards, places = np.gradient(places, axis=2)[:, :, ::every], places[:, :, ::every].copy()
+        depth = (self._depths + top)[::every, None]
         # smoothed outlines are no exact ones: once more, where the distance is the right one
         clear, distance = (_mapped(plane, *places) for plane in self._planes[1:])
-        off = np.clip((self._depths + top)[:, None] - distance, -_TRUE, _TRUE) * (clear > 0.99)
-        places += np.gradient(places, axis=2) * off
+        places += inwards * np.clip(depth - distance, -_TRUE, _TRUE) * (clear > 0.99)
         contrast = _mapped(self._planes[0], *places, way)
         clear, distance = (_mapped(plane, *places) for plane in self._planes[1:])
-        return places, contrast, (clear > 0.99) & (abs(distance - (self._depths + top)[:, None]) < _TRUE)
+        return places, contrast, (clear > 0.99) & (abs(distance - depth) < _TRUE)
 
     def _bank(self, spots: np.ndarray) -> _Bank:
         spots, groups = spots[: 2 * STRIPS], defaultdict(list)
@@ -202,9 +210,9 @@ class Strips:
         size = self._height // 2 * (self.side // 2)
         contrast, seen = np.zeros((2, len(spots), size), np.float32)
         for (number, top), members in groups.items():
-            _, values, clear = self._cut(number, top, spots[members, 1])
-            contrast[members] = (values * clear)[:, ::2, ::2].reshape(len(members), -1)
-            seen[members] = clear[:, ::2, ::2].reshape(len(members), -1)
+            _, values, clear = self._cut(number, top, spots[members, 1], every=2)
+            contrast[members] = (values * clear).reshape(len(members), -1)
+            seen[members] = clear.reshape(len(members), -1)
         good = np.flatnonzero(seen.mean(1) >= _GOOD)[:STRIPS]
         contrast, seen = contrast[good], seen[good]
         ways = [self._curves[number].ring.tangent[point] for number, point, _ in spots[good]]
