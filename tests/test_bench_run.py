@@ -204,6 +204,41 @@ def test_ours_wins_only_where_the_interval_says_so():
     assert told["edges"]["better"] == "neither"
 
 
+def test_who_draws_no_stitches_is_no_rival():
+    def row(method, style, edges, passes):
+        return {"method": method, "style": style, "metrics": {"edges": edges, "robust": passes}}
+
+    rows = [row("ours", f"s{i}", 0.6, 1.0) for i in range(6)]
+    rows += [row("dreambooth", f"s{i}", 0.5, float(i == 0)) for i in range(6)]
+    rows += [row("b-lora", f"s{i}", 0.99, 0.0) for i in range(6)]
+    assert report.unstitched(rows) == ["b-lora"]
+    told = {one["metric"]: one for one in report.against_rivals(rows)}
+    assert told["edges"]["rival"] == "dreambooth" and told["edges"]["better"] == "ours"
+
+
+def test_style_by_style_the_best_that_is_no_bound_stands_out():
+    facts = {
+        "styles": ["cord", "satin", "sequin"],
+        "edges": {"cord": "firm", "satin": "firm", "sequin": "free"},
+        "by style": {
+            "texture": {
+                "ours": {"cord": 0.2, "satin": 0.4, "sequin": 0.3},
+                "dreambooth": {"cord": 0.5, "satin": 0.3},
+                "truth": {"cord": 0.1, "satin": 0.1, "sequin": 0.1},
+            }
+        },
+    }
+    heads, rows = report._style_grid(facts, next(m for m in report.METRICS if m.name == "texture"))
+    assert heads == ["style", "ours", "DreamBooth-LoRA", "truth, another seed"]
+    assert rows == [
+        ["cord", "**0.20**", "0.50", "0.10"],
+        ["satin", "0.40", "**0.30**", "0.10"],
+        ["sequin", "**0.30**", "", "0.10"],
+        ["mean of firm edges", "**0.30**", "0.40", "0.10"],
+        ["mean of free edges", "**0.30**", "", "0.10"],
+    ]
+
+
 def test_stitched_is_where_the_design_is(tmp_path):
     target = cases.pairing(cases.STYLES[0], ["heart"]).targets[0]
     opaque = np.asarray(target.design)[..., 3] > 127

@@ -38,6 +38,7 @@ COSTS = (
     Metric("draw_cpu", "drawing, CPU s", "lower", 0, np.inf, "the same in CPU time"),
     Metric("memory", "peak memory, MB", "lower", 0, np.inf, "of the GPU, else of the process"),
 )
+BY_STYLE = ("texture", "direction", "colour", "identified", "robust")  # what is told style by style
 TEXT = (
     Metric("hfrd_text", "text: HFRD", "lower", 0, 1, "as HFRD, on pictures from prompts"),
     Metric("histogram_reference", "text: histogram loss to reference", "higher", 0, 1,
@@ -107,13 +108,20 @@ def with_costs(rows: Sequence[Mapping]) -> list[dict]:
     return told
 
 
+def unstitched(rows: Sequence[Mapping]) -> list[str]:
+    """Trained methods of which no picture passes (`ROBUST`): who draws no stitches keeps every border and colour."""
+    shares = by_style(rows, "robust")
+    return [m.name for m in METHODS if m.group == "trained" and m.name in shares and not any(shares[m.name].values())]
+
+
 def against_rivals(rows: Sequence[Mapping], ours: str = "ours") -> list[dict]:
     """Ours against the best trained rival, a metric a row: both means, their difference and its paired interval.
 
     The best rival is the one with the best mean over the styles that both have; a difference below 0 is in ours' favour
-    where lower is better.
+    where lower is better. `unstitched` rivals are none.
     """
-    rivals = [method.name for method in METHODS if method.group == "trained"]
+    without = unstitched(rows)
+    rivals = [method.name for method in METHODS if method.group == "trained" and method.name not in without]
     told = []
     for metric in METRICS:
         means = by_style(rows, metric.name)
@@ -181,7 +189,10 @@ def report(out: str | Path, perceptual: Sequence[str] = ()) -> Iterator[Progress
         "seeds": sorted({row["seed"] for row in rows}),
         "pictures": len(rows),
         "table": {method: {name: vars(cell) for name, cell in line.items()} for method, line in cells.items()},
+        "edges": {name: pairing.edges for name, pairing in pairings.items()},
+        "by style": {metric.name: by_style(rows, metric.name) for metric in wanted if metric.name in BY_STYLE},
         "against rivals": rivals,
+        "no rivals": unstitched(rows),
         "not run": [{"method": method, "reason": reason} for method, reason in absent],
         "failed": [dict(zip(("style", "design", "method", "reason"), one, strict=True)) for one in failed],
         "methods": {method.name: method.source for method in METHODS if method.name in cells},
@@ -304,13 +315,43 @@ def _rival_grid(facts: Mapping) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
+def _left_out(facts: Mapping) -> list[str]:
+    titles = [method.title for method in METHODS if method.name in facts["no rivals"]]
+    return [f"Left out, because none of its pictures passes: {', '.join(titles)}.", ""] if titles else []
+
+
+def _style_grid(facts: Mapping, metric: Metric) -> tuple[list[str], list[list[str]]]:
+    """A metric as text: heads, then a row a style and one for each setting of the edges; the best as in `_grid`."""
+    values, edges = facts["by style"][metric.name], facts["edges"]
+    methods = [method for method in METHODS if method.name in values]
+    groups = {style: [style] for style in facts["styles"]}
+    for setting in sorted(set(edges.values())):
+        groups[f"mean of {setting} edges"] = [style for style in facts["styles"] if edges[style] == setting]
+    rows = []
+    for name, styles in groups.items():
+        known = [[values[method.name][style] for style in styles if style in values[method.name]] for method in methods]
+        cells = [f"{np.mean(line):.2f}" if line else "" for line in known]
+        free = [float(cell) for cell, method in zip(cells, methods, strict=True) if cell and method.group != "bound"]
+        best = (min if metric.better == "lower" else max)(free, default=None)
+        marked = [
+            f"**{cell}**" if cell and method.group != "bound" and float(cell) == best else cell
+            for cell, method in zip(cells, methods, strict=True)
+        ]
+        if any(cells):
+            rows.append([name, *marked])
+    return ["style", *(method.title for method in methods)], rows
+
+
 def _markdown(facts: Mapping, cells: Mapping[str, Mapping[str, Cell]], wanted: Sequence[Metric]) -> str:
     def grid(heads: list[str], rows: list[list[str]]) -> list[str]:
         return ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *rows)]
 
     parts = ["# Benchmark", "", *(f"{line}  " for line in _lines(facts)), "", *grid(*_grid(cells, wanted)), ""]
     if facts["against rivals"]:
-        parts += ["## Ours against the best trained rival", "", *grid(*_rival_grid(facts)), ""]
+        parts += ["## Ours against the best trained rival", "", *_left_out(facts), *grid(*_rival_grid(facts)), ""]
+    for metric in wanted:
+        if metric.name in facts["by style"]:
+            parts += [f"## Style by style: {metric.title}", "", *grid(*_style_grid(facts, metric)), ""]
     parts += [f"- {one['method']} was not run: {one['reason']}" for one in facts["not run"]]
     parts += [
         f"- FAILED: {one['method']} on {one['style']}, {one['design']}: {one['reason']}" for one in facts["failed"]
@@ -343,7 +384,11 @@ def _page(
     said = "".join(f"<p>{html.escape(line)}</p>" for line in _lines(facts))
     parts = ["<h1>Benchmark</h1>", said, grid(*_grid(cells, wanted))]
     if facts["against rivals"]:
-        parts += ["<h2>Ours against the best trained rival</h2>", grid(*_rival_grid(facts))]
+        said = "".join(f"<p>{html.escape(line)}</p>" for line in _left_out(facts))
+        parts += ["<h2>Ours against the best trained rival</h2>", said, grid(*_rival_grid(facts))]
+    for metric in wanted:
+        if metric.name in facts["by style"]:
+            parts += [f"<h2>Style by style: {html.escape(metric.title)}</h2>", grid(*_style_grid(facts, metric))]
     for title, key in (("Not run", "not run"), ("Failed", "failed")):
         if facts[key]:
             lines = "".join(f"<li>{html.escape(', '.join(map(str, one.values())))}</li>" for one in facts[key])
