@@ -41,6 +41,22 @@ def stitched(family: str, width: int = 320, height: int = 320, seed: int = 0):
     return render(art(width, height), default_stitch(family), Fabric(colour=(150, 180, 170)), seed=seed, px_per_mm=8)
 
 
+def test_gaps_between_large_stitches_are_no_areas(monkeypatch):
+    """The example has a dozen areas, and links of 25 px, with deep shade between them."""
+
+    def areas() -> int:
+        design = np.asarray(make_design(photo).design)
+        _, colour = np.unique(design.reshape(-1, 3), axis=0, return_inverse=True)
+        planes = [(colour.reshape(design.shape[:2]) == k).astype(np.uint8) for k in range(colour.max() + 1)]
+        stats = [cv2.connectedComponentsWithStats(plane)[2][1:, cv2.CC_STAT_AREA] for plane in planes]
+        return int((np.concatenate(stats) >= 30).sum())
+
+    photo = open_image(Path(__file__).parents[1] / "examples" / "reference.jpg")
+    assert areas() <= 24
+    monkeypatch.setattr(flat, "DEEP", 2.0)
+    assert areas() > 48
+
+
 @pytest.mark.parametrize("family", ["satin", "tatami", "cross", "chain"])
 def test_the_design_behind_rendered_stitches_is_found(family):
     rendered = stitched(family)

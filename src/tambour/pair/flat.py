@@ -20,10 +20,12 @@ import numpy as np
 from PIL import Image
 
 from tambour.images import flatten, lab_to_rgb, rgb_to_lab
-from tambour.texture import contrast_map
+from tambour.stitch.frames import edge_distance
+from tambour.texture import contrast_map, dominant_period
 
 WORK = 700  # longer side at which the photo is analysed, px
 COLOURS = 16  # at most
+DEEP = 0.35  # of the stitches, that lie deeper in their area than one of them is large
 MERGE = 9.0  # palette colours closer than this (Lab steps, shading counted half) become one
 
 
@@ -54,9 +56,13 @@ def make_design(photo: Image.Image) -> Pair:
     bare, _ = find_fabric(*segment(half, 1.7, 8.0), half, contrast)  # roughly: to look for stitches in the right place
     bare = cv2.resize(bare.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     period = stitch_period(rgb, bare == 0) or stitch_period(rgb)
-
-    sigma = float(np.clip(period / 3.5, 2.0, 4.0)) * min(1.0, max(size) / 256)
-    labels, colours = segment(lab, sigma, max(4 * sigma**2, 0.7 * period**2))
+    coarse = dominant_period(rgb, bare == 0)[0]
+    found = None
+    if coarse > period:  # large stitches, or motifs side by side: then they would be all that an area holds
+        found = _segmented(lab, coarse)
+        if (edge_distance(found[0])[bare == 0] > coarse).mean() < DEEP:
+            found = None
+    labels, colours, sigma = found or _segmented(lab, period)
     bare, ground = find_fabric(labels, colours, lab, contrast)
     labels[bare] = len(colours)
 
@@ -69,6 +75,12 @@ def make_design(photo: Image.Image) -> Pair:
     design = lab_to_rgb(means[None].astype(np.float32))[0][labels]
     mask = np.where(used == len(colours), 0, 255).astype(np.uint8)[labels]
     return Pair(Image.fromarray(design), photo, Image.fromarray(mask))
+
+
+def _segmented(lab: np.ndarray, period: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """`segment` for stitches of this period, px; and the sigma of it."""
+    sigma = float(np.clip(period / 3.5, 2.0, 4.0)) * min(1.0, max(lab.shape) / 256)
+    return *segment(lab, sigma, max(4 * sigma**2, 0.7 * period**2)), sigma
 
 
 # --- fabric and stitches ------------------------------------------------------------------------------------------
