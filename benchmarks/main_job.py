@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DESIGN = ROOT / "src" / "tambour" / "designs" / "fox.svg"
-GOALS = {"learn": 150.0, "apply, cold": 20.0, "apply, warm": 10.0, "--help": 0.3}  # s
+GOALS = {"learn": 120.0, "apply, cold": 20.0, "apply, warm": 6.0, "--help": 0.3}  # s
 MEMORY = 4.0  # GiB
 MEASURED = "import sys; from tambour.cli import main; sys.exit(main())"
 WARM = """
