@@ -41,7 +41,7 @@ class Pair:
 def make_design(photo: Image.Image) -> Pair:
     """Flatten the photo of an embroidery into the design it shows; any size and aspect ratio from 16 px a side.
 
-    Deterministic; under 2 s for 700 px on one core. The design has at most 16 colours, each the mean of what it covers,
+    Deterministic; some 2 s for 700 px on one core, 3 where large stitches are looked for in vain. The design has at most 16 colours, each the mean of what it covers,
     and the bare fabric around the motif is one of them.
     """
     photo = flatten(photo)
