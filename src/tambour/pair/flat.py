@@ -41,8 +41,8 @@ class Pair:
 def make_design(photo: Image.Image) -> Pair:
     """Flatten the photo of an embroidery into the design it shows; any size and aspect ratio from 16 px a side.
 
-    Deterministic; some 2 s for 700 px on one core, 3 where large stitches are looked for in vain. The design has at most 16 colours, each the mean of what it covers,
-    and the bare fabric around the motif is one of them.
+    Deterministic; about 2 s for 700 px on a core, 3 where large stitches are looked for in vain. The design has at most
+    16 colours, each the mean of what it covers, and the bare fabric around the motif is one of them.
     """
     photo = flatten(photo)
     full = np.asarray(photo)
