@@ -32,10 +32,10 @@ BINS = 16  # directions over half a turn
 SIDES = (48, 84)  # px of a piece: three repeats of the stitches within these
 PIECES = 1500  # of a direction, among which one is chosen
 _CLOSE = 4  # pieces among which chance chooses
-_FAR = 32.0  # px from a border; beyond, a place is simply inside
+_FAR = 12.0  # px from a border; beyond, a place is simply inside, and rows go on as they do beside it
 _COVER = 0.4  # of a piece, that shows stitches
 # prices: of other distances from the border (squared px), of nothing to be seen, of being used already
-_PLACE, _HOLE, _USED = 0.005, 0.3, 0.02
+_PLACE, _HOLE, _USED = 0.002, 0.3, 0.02
 _STRENGTH = 0.5  # how much a piece's own contrast counts as a difference; 1 prefers flat pieces
 _SHINE = 1.8  # times what a flat colour reflects, from which on light counts as a highlight
 _LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
