@@ -185,6 +185,21 @@ def test_stitches_turn_with_their_region_unless_they_keep_to_the_picture() -> No
         assert across(relief, 90.0) > 0.9 if turns else across(relief, 90.0) < 0.1
 
 
+def test_threads_go_on_from_piece_to_piece() -> None:
+    """Parallel threads, seen on ellipses alone, are laid on a wide area: none of them breaks where pieces meet."""
+    design, inside = disc((150, 60, 50))
+    place = place_of(design, inside)
+    threads = np.broadcast_to(0.3 * np.sin(2 * np.pi * np.arange(SIDE) / 16)[:, None], inside.shape).astype(np.float32)
+    clear = clear_of(design, inside)
+    relief = Relief(threads * clear, clear, place.distance, place.angles["picture"], "picture", 1.0)
+    flat, everywhere = np.full((SIDE, SIDE, 3), 120, np.uint8), np.ones((SIDE, SIDE), bool)
+    for seed in range(3):
+        laid, _ = finished(Quilt(relief).lay(place_of(flat, everywhere), seed))
+        columns = laid[8:-8, 8:-8].T
+        alike = [np.corrcoef(one, other)[0, 1] for one, other in zip(columns, columns[100:], strict=False)]
+        assert np.mean(alike) > 0.95
+
+
 def test_rows_follow_the_border_at_their_depth() -> None:
     """Relief that is nothing but rings under the border is the same rings in any other shape."""
 
