@@ -57,12 +57,9 @@ def make_design(photo: Image.Image) -> Pair:
     bare = cv2.resize(bare.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     period = stitch_period(rgb, bare == 0) or stitch_period(rgb)
     coarse = dominant_period(rgb, bare == 0)[0]
-    found = None
-    if coarse > period:  # large stitches, or motifs side by side: then they would be all that an area holds
-        found = _segmented(lab, coarse)
-        if (edge_distance(found[0])[bare == 0] > coarse).mean() < DEEP:
-            found = None
-    labels, colours, sigma = found or _segmented(lab, period)
+    labels, colours, sigma = _segmented(lab, max(period, coarse))
+    if coarse > period and (edge_distance(labels)[bare == 0] > coarse).mean() < DEEP:
+        labels, colours, sigma = _segmented(lab, period)  # not large stitches but motifs side by side
     bare, ground = find_fabric(labels, colours, lab, contrast)
     labels[bare] = len(colours)
 
