@@ -20,9 +20,9 @@ from tambour.errors import InputError, StyleError
 from tambour.images import lab_to_rgb, rgb_to_lab, to_tensor
 from tambour.progress import finished
 from tambour.stitch import Fabric, default_stitch, render
-from tambour.stitch.quilt import SIDES, Quilt, relit, shown_colours, stitched
+from tambour.stitch.quilt import SIDES, Quilt, raised, relit, shown_colours, stitched
 from tambour.stitch.regions import find_regions
-from tambour.stitch.relief import OPEN, Relief, clear_of, cut_relief, place_of
+from tambour.stitch.relief import FACES, OPEN, RIM, Relief, clear_of, cut_relief, place_of
 from tambour.style import Style
 from tambour.texture import colour_difference, contrast_map, texture_distance, texture_statistics
 
@@ -198,6 +198,35 @@ def test_threads_go_on_from_piece_to_piece() -> None:
         columns = laid[8:-8, 8:-8].T
         alike = [np.corrcoef(one, other)[0, 1] for one, other in zip(columns, columns[100:], strict=False)]
         assert np.mean(alike) > 0.95
+
+
+def test_borders_are_raised_as_on_the_photo() -> None:
+    """A rim, lit from above, comes to the same side of another shape; a rim as weak as nothing leaves stitches be."""
+    rng = np.random.default_rng(0)
+    design, inside = disc((120, 120, 120))
+    photo = lit_from_above(design, inside, rng)
+    known = Relief.of_bytes(cut_relief(photo, design, inside))
+    above, below = FACES // 4, FACES // 4 * 3  # the upper border faces down, into its region
+    assert known.rim.shape == (RIM, FACES)
+    assert known.rim[:2, below].max() < -0.1 < 0.1 < known.rim[:2, above].min()
+
+    flat, other = disc((120, 120, 120), 90.0)
+    wanted = place_of(flat, other)
+    plain = 0.2 * rng.standard_normal(other.shape)
+    contrast, under = raised(plain, known, wanted), other & (wanted.distance < 2)
+    upper, lower = np.indices(other.shape)[0] < 80, np.indices(other.shape)[0] > 176
+    assert contrast[under & upper].mean() > 0.05 and contrast[under & lower].mean() < -0.05
+    deep = ~other | (wanted.distance >= RIM)
+    assert np.array_equal(contrast[deep], plain[deep])
+    assert np.abs(raised(plain, replace(known, rim=known.rim / 100), wanted) - plain).max() < 0.01
+
+
+def lit_from_above(design: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A photo of rough yarn, whose border is light where it faces up and dark where it faces down, for some px."""
+    place = place_of(design, inside)
+    down = np.gradient(cv2.GaussianBlur(place.distance, (0, 0), 2))[0]
+    light = 60 * down * np.clip(1 - place.distance / 4, 0, 1) + 15 * rng.standard_normal(inside.shape)
+    return np.where(inside[..., None], np.clip(design + light[..., None], 0, 255), design).astype(np.uint8)
 
 
 def test_rows_follow_the_border_at_their_depth() -> None:

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from tambour.images import lab_to_rgb, rgb_to_lab
-from tambour.stitch.relief import OPEN, Place, Relief, Tones, luminance_of, place_of
+from tambour.stitch.relief import OPEN, RIM, Place, Relief, Tones, facing, luminance_of, place_of
 from tambour.stitch.seams import before_seam
 from tambour.stitch.strips import Strips
 from tambour.texture import dominant_period
@@ -39,6 +39,7 @@ _PLACE, _HOLE, _USED = 0.002, 0.3, 0.02
 _STRENGTH = 0.5  # how much a piece's own contrast counts as a difference; 1 prefers flat pieces
 _SHINE = 1.8  # times what a flat colour reflects, from which on light counts as a highlight
 _LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
+_TOLD = 3  # px under a border, that say how raised it is
 _THREAD = 0.35  # contrast in open work that is all thread
 
 
@@ -268,9 +269,26 @@ def stitched(
         fabric: RGB of the fabric, that shows through open work.
     """
     relief = quilt.relief
-    contrast, done = yield from quilt.lay(place_of(flat, inside), seed)
+    place = place_of(flat, inside)
+    contrast, done = yield from quilt.lay(place, seed)
+    if relief.rim is not None:
+        contrast = raised(contrast, relief, place)
     lit = in_stitches(contrast, relief.tones, relief.cover, flat, inside, fabric)
     return np.where(done[..., None], lit, flat)
+
+
+def raised(contrast: np.ndarray, relief: Relief, place: Place) -> np.ndarray:
+    """Contrast (H, W) with borders as raised as the photo's: its rim, less and less up to `RIM` px under them.
+
+    And less where it is weaker than the stitches are, for then it says little, and they go on to the border.
+    """
+    power = float(np.square(relief.contrast[relief.clear]).mean())
+    share = min(1.0, float(np.square(relief.rim[:_TOLD]).mean()) / power)
+    around = np.c_[relief.rim, relief.rim[:, :1]].astype(np.float32)
+    depth = np.clip(place.distance, 0, RIM - 1).astype(np.float32)
+    told = cv2.remap(around, facing(place), depth, cv2.INTER_LINEAR)
+    share = share * np.clip(1 - place.distance / RIM, 0, 1) * (place.labels > 0)
+    return contrast + share * (told - contrast)
 
 
 def in_stitches(

@@ -29,6 +29,9 @@ SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # of places that are darker
 PLAIN, SPAN = 40.0, 35.0  # L* of the yarn on which contrast is told, and of a step of it
 OPEN = 0.75  # share of yarn in what a region shows, under which its fabric shows through: open work
 _CONTRAST, _DISTANCE, _ANGLE = 100.0, 4.0, 256 / np.pi  # steps of grey in the file
+RIM, FACES = 6, 8  # px under a border that are told by themselves; directions in which borders face
+_ROUND = 2.0  # px, over which a border's direction is told
+_FEW = 20  # px that say nothing
 _LEAST = 0.02  # of the picture: with less that shows nothing but stitches, there is no relief
 _FAINT = 0.01  # contrast of a photo that shows no stitches
 _WIDE = 25.0  # px; lightness is told from what is around it in the same colour
@@ -116,6 +119,7 @@ class Relief:
         frame: of `FRAMES`, that in which stitches keep their direction.
         cover: share of yarn in the colours that regions show, the rest is fabric; 1: dense, below `OPEN` open work.
         tones: how other yarn shows it.
+        rim: (`RIM`, `FACES`) contrast by px under the border and by where the border faces: how borders are raised.
     """
 
     contrast: np.ndarray
@@ -125,6 +129,7 @@ class Relief:
     frame: str
     cover: float
     tones: Tones = Tones()
+    rim: np.ndarray | None = None
 
     def to_bytes(self) -> bytes:
         """A PNG: contrast, distance and angle are its colours, what is clear its opacity."""
@@ -139,6 +144,8 @@ class Relief:
         told.add_text("frame", self.frame)
         told.add_text("cover", repr(self.cover))
         told.add_text("tones", json.dumps([self.tones.level, self.tones.tilt]))
+        if self.rim is not None:
+            told.add_text("rim", json.dumps(np.round(self.rim, 4).tolist()))
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG", pnginfo=told, optimize=True)
         return file.getvalue()
@@ -154,11 +161,13 @@ class Relief:
             with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
                 frame, cover = image.text["frame"], float(image.text.get("cover", 1))  # earlier files do not tell
                 tones = np.array(json.loads(image.text.get("tones", "[]")) or np.zeros((2, len(SHARES))), float)
+                rim = np.array(json.loads(image.text["rim"]), float) if "rim" in image.text else None
                 if (
                     frame not in FRAMES
                     or not 0 < cover <= 1
                     or tones.shape != (2, len(SHARES))
                     or not np.abs(tones).max() < 2
+                    or (rim is not None and not (rim.shape == (RIM, FACES) and np.abs(rim).max() < 2))
                     or image.mode != "RGBA"
                     or not LEAST <= min(image.size) <= max(image.size) <= SIDE
                 ):
@@ -171,7 +180,7 @@ class Relief:
             raise StyleError("The style's relief shows no stitches.", "Learn the style again.")
         contrast = np.where(clear, (pixels[..., 0] - 128) / _CONTRAST, 0)
         distance, angle = pixels[..., 1] / _DISTANCE, (pixels[..., 2] + 0.5) / _ANGLE
-        return cls(contrast, clear, distance, angle, frame, cover, Tones(*map(tuple, tones.tolist())))
+        return cls(contrast, clear, distance, angle, frame, cover, Tones(*map(tuple, tones.tolist())), rim)
 
 
 def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes:
@@ -197,7 +206,7 @@ def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
     top, left = np.unravel_index(filled.argmax(), filled.shape)
     box = np.s_[top : top + side[0], left : left + side[1]]
     planes = (contrast[box], clear[box], place.distance[box], place.angles[frame][box])
-    return Relief(*planes, frame, cover, tones).to_bytes()
+    return Relief(*planes, frame, cover, tones, rim_of(contrast, place)).to_bytes()
 
 
 def contrast_of(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, Tones, float]:
@@ -242,6 +251,30 @@ def frame_of(contrast: np.ndarray, clear: np.ndarray, place: Place) -> str:
     }
     agreed["picture"] += _PICTURE
     return max(FRAMES, key=lambda name: agreed[name])
+
+
+def rim_of(contrast: np.ndarray, place: Place) -> np.ndarray:
+    """(`RIM`, `FACES`) median contrast (H, W) by px under a border and by where the border faces; see `facing`.
+
+    A median, for found borders are off by a px or two: what is not the region's own comes from either side.
+    """
+    depth = np.where(place.labels > 0, place.distance, RIM).astype(int)
+    face = np.rint(facing(place)).astype(int) % FACES
+    rim = np.zeros((RIM, FACES))
+    for row in range(RIM):
+        rim[row] = np.median(contrast[depth == row]) if (depth == row).sum() > _FEW else 0
+        for one in range(FACES):
+            here = (depth == row) & (face == one)
+            if here.sum() > _FEW:
+                rim[row, one] = np.median(contrast[here])
+    return rim
+
+
+def facing(place: Place) -> np.ndarray:
+    """(H, W) float32: the direction from the nearest border inwards, of `FACES` to a whole turn."""
+    smooth = cv2.GaussianBlur(place.distance.astype(np.float32), (0, 0), _ROUND)
+    right, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+    return (np.arctan2(down, right) * (FACES / (2 * np.pi)) % FACES).astype(np.float32)
 
 
 def clear_of(design: np.ndarray, mask: np.ndarray) -> np.ndarray:
