@@ -221,6 +221,17 @@ def test_borders_are_raised_as_on_the_photo() -> None:
     assert np.abs(raised(plain, replace(known, rim=known.rim / 100), wanted) - plain).max() < 0.01
 
 
+def test_a_found_border_that_is_off_leaves_a_relief_that_can_be_read() -> None:
+    """White cloth seen 3 px inside what was taken for black yarn."""
+    design, inside = disc((2, 2, 2))
+    photo = sewn(design, "tatami", "constant").copy()
+    photo[inside & (place_of(design, inside).distance < 3)] = 255
+    known = Relief.of_bytes(cut_relief(photo, design, inside))
+    assert known.rim[0].min() > 0.9
+    laid = finished(stitched(Quilt(known), design, inside, GROUND))
+    assert laid.shape == design.shape
+
+
 def lit_from_above(design: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A photo of rough yarn, whose border is light where it faces up and dark where it faces down, for some px."""
     place = place_of(design, inside)

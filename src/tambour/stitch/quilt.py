@@ -283,7 +283,7 @@ def raised(contrast: np.ndarray, relief: Relief, place: Place) -> np.ndarray:
     And less where it is weaker than the stitches are, for then it says little, and they go on to the border.
     """
     power = float(np.square(relief.contrast[relief.clear]).mean())
-    share = min(1.0, float(np.square(relief.rim[:_TOLD]).mean()) / power)
+    share = min(1.0, float(np.square(relief.rim[:_TOLD]).mean()) / max(power, 1e-6))
     around = np.c_[relief.rim, relief.rim[:, :1]].astype(np.float32)
     depth = np.clip(place.distance, 0, RIM - 1).astype(np.float32)
     told = cv2.remap(around, facing(place), depth, cv2.INTER_LINEAR)

@@ -267,7 +267,7 @@ def rim_of(contrast: np.ndarray, place: Place) -> np.ndarray:
             here = (depth == row) & (face == one)
             if here.sum() > _FEW:
                 rim[row, one] = np.median(contrast[here])
-    return rim
+    return np.clip(rim, -1, 1)  # on black yarn a neighbour's light is many times its own
 
 
 def facing(place: Place) -> np.ndarray:
