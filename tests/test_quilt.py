@@ -221,6 +221,13 @@ def test_borders_are_raised_as_on_the_photo() -> None:
     assert np.abs(raised(plain, replace(known, rim=known.rim / 100), wanted) - plain).max() < 0.01
 
 
+def test_glints_on_black_yarn_leave_a_relief_that_can_be_read() -> None:
+    design, inside = disc((2, 2, 2))
+    photo = design.copy()
+    photo[inside & (np.random.default_rng(0).random(inside.shape) < 0.06)] = 200
+    assert Relief.of_bytes(cut_relief(photo, design, inside)).tones.level[-1] > 1
+
+
 def test_a_found_border_that_is_off_leaves_a_relief_that_can_be_read() -> None:
     """White cloth seen 3 px inside what was taken for black yarn."""
     design, inside = disc((2, 2, 2))

@@ -30,6 +30,7 @@ PLAIN, SPAN = 40.0, 35.0  # L* of the yarn on which contrast is told, and of a s
 OPEN = 0.75  # share of yarn in what a region shows, under which its fabric shows through: open work
 _CONTRAST, _DISTANCE, _ANGLE = 100.0, 4.0, 256 / np.pi  # steps of grey in the file
 RIM, FACES = 6, 8  # px under a border that are told by themselves; directions in which borders face
+_MOST = 2.0  # contrast that is told; on black yarn a glint, or a neighbour's light, is many times its own
 _ROUND = 2.0  # px, over which a border's direction is told
 _FEW = 20  # px that say nothing
 _LEAST = 0.02  # of the picture: with less that shows nothing but stitches, there is no relief
@@ -166,8 +167,8 @@ class Relief:
                     frame not in FRAMES
                     or not 0 < cover <= 1
                     or tones.shape != (2, len(SHARES))
-                    or not np.abs(tones).max() < 2
-                    or (rim is not None and not (rim.shape == (RIM, FACES) and np.abs(rim).max() < 2))
+                    or not np.abs(tones).max() <= _MOST
+                    or (rim is not None and not (rim.shape == (RIM, FACES) and np.abs(rim).max() <= _MOST))
                     or image.mode != "RGBA"
                     or not LEAST <= min(image.size) <= max(image.size) <= SIDE
                 ):
@@ -267,7 +268,7 @@ def rim_of(contrast: np.ndarray, place: Place) -> np.ndarray:
             here = (depth == row) & (face == one)
             if here.sum() > _FEW:
                 rim[row, one] = np.median(contrast[here])
-    return np.clip(rim, -1, 1)  # on black yarn a neighbour's light is many times its own
+    return rim.clip(-_MOST, _MOST)
 
 
 def facing(place: Place) -> np.ndarray:
@@ -349,7 +350,8 @@ def _on_plain(
         agreed = (w * (x - middle) * (y - mean)).sum() + _STIFF * _TILT[number]
         tilt[number] = agreed / ((w * (x - middle) ** 2).sum() + _STIFF)
         level[number] = mean - tilt[number] * middle
-    level = np.maximum.accumulate(level + 1e-4 * np.arange(len(SHARES)))
+    level = np.maximum.accumulate(level + 1e-4 * np.arange(len(SHARES))).clip(-_MOST, _MOST)
+    tilt = tilt.clip(-_MOST, _MOST)
     plain = contrast.copy()
     for one, quantiles in zip(names, seen, strict=True):
         here = name == one
