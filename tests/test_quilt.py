@@ -15,9 +15,10 @@ from test_style import random_style
 from tambour.apply import Result, apply, as_laid
 from tambour.base import Base, generator, load
 from tambour.base.sampling import sample
+from tambour.bench import cases
 from tambour.config import read_recipe, recipe_from, recipe_values
 from tambour.errors import InputError, StyleError
-from tambour.images import lab_to_rgb, rgb_to_lab, to_tensor
+from tambour.images import flatten, lab_to_rgb, rgb_to_lab, to_tensor
 from tambour.progress import finished
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.stitch.quilt import SIDES, Quilt, raised, relit, shown_colours, stitched
@@ -59,6 +60,14 @@ def relief_of(family: str, field: str) -> Relief:
 )
 def test_the_frame_is_read_from_the_stitches(family: str, field: str, frame: str) -> None:
     assert relief_of(family, field).frame == frame
+
+
+def test_rows_that_stitches_cross_are_seen_too() -> None:
+    """Chenille: its loops lie across its rows, so directions alone cancel out; here on a star in a ring."""
+    drawing = cases.design("star")
+    design, inside = np.asarray(flatten(drawing, GROUND)), np.asarray(drawing)[..., 3] > 127
+    for field, frame in (("contour", "border"), ("constant", "picture")):
+        assert Relief.of_bytes(cut_relief(sewn(design, "chenille", field), design, inside)).frame == frame
 
 
 def test_a_place_knows_border_and_direction() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,6 +48,8 @@ _CLIPPED = 0.85  # of what white leaves, from which on a highlight may have been
 _TILT = (0, 0, 0, 0, 0, -0.07, -0.08)  # half of what the benchmark's development styles have, at `SHARES`
 _STIFF = 0.15  # how far yarns must spread (steps squared) to count as much as these
 _PICTURE = 0.05  # how much better another frame must fit than the picture's
+_WINDOW, _APART, _FULL = 48, 16, 0.95  # px of a window whose power is taken; px between two; share that is clear
+_PLAINLY = 0.65  # of another frame's sharpness: if the picture's is less, it is not the picture
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,15 @@ def place_of(design: np.ndarray, inside: np.ndarray) -> Place:
 
 
 def frame_of(contrast: np.ndarray, clear: np.ndarray, place: Place) -> str:
-    """The frame in which stitches keep their direction best (largest mean resultant length of twice the angle)."""
+    """The frame in which stitches keep their direction best.
+
+    That in which their power is sharpest, where this is plain. Else that with the largest mean resultant length of
+    twice their angle: it tells round stitches in rows (sequins), but no rows that stitches cross (chenille).
+    """
+    sharp = _sharpness(contrast * clear, clear, place)
+    best = max(FRAMES, key=lambda name: sharp[name])
+    if sharp["picture"] < _PLAINLY * sharp[best]:
+        return best
     thread, weight = directions(cv2.GaussianBlur(contrast, (0, 0), 1.2), clear.astype(np.float32), 4)
     weight = np.where(clear, np.minimum(weight, np.quantile(weight[clear], 0.9)), 0)
     agreed = {
@@ -252,6 +263,30 @@ def frame_of(contrast: np.ndarray, clear: np.ndarray, place: Place) -> str:
     }
     agreed["picture"] += _PICTURE
     return max(FRAMES, key=lambda name: agreed[name])
+
+
+def _sharpness(contrast: np.ndarray, clear: np.ndarray, place: Place) -> dict[str, float]:
+    """By frame: how few frequencies hold the power of windows that are turned into it, 1 if one does.
+
+    The sum of squares of the windows' mean power spectrum; 0 where no window is full of stitches.
+    """
+    half, reach = _WINDOW // 2, math.ceil(_WINDOW / math.sqrt(2))
+    full = cv2.blur(clear.astype(np.float32), (_WINDOW, _WINDOW), borderType=cv2.BORDER_CONSTANT) > _FULL
+    centres = reach + _APART * np.argwhere(full[reach:-reach:_APART, reach:-reach:_APART])  # (N, 2): row, column
+    taper = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW))
+    sharp = {}
+    for name, angles in place.angles.items():
+        power = np.zeros((_WINDOW, _WINDOW))
+        for row, column in centres:
+            cosine, sine = np.cos(angles[row, column]), np.sin(angles[row, column])
+            turn = np.array([[cosine, -sine], [sine, cosine]])
+            turn = np.c_[turn, (column, row) - turn @ (half, half)]  # from the window to the picture
+            way = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            window = cv2.warpAffine(contrast, turn, (_WINDOW, _WINDOW), flags=way)
+            own = np.square(np.abs(np.fft.fft2(window * taper)))
+            power += own / (own.sum() + 1e-9)
+        sharp[name] = float(np.square(power).sum() / max(power.sum(), 1e-9) ** 2)
+    return sharp
 
 
 def rim_of(contrast: np.ndarray, place: Place) -> np.ndarray:
