@@ -168,6 +168,8 @@ def test_the_gaps_between_stitches_are_the_yarns():
     assert counts.max() > 0.75 * counts.sum()
     red, green, blue = colours[counts.argmax()].astype(int)
     assert red > 1.7 * green and red > 1.7 * blue
+    pale = design[int(0.48 * side) : int(0.55 * side), int(0.53 * side) : int(0.585 * side)].astype(int)
+    assert (pale.sum(-1) > 450).mean() > 0.9  # its gaps are tinted by the red around, and as large as stitches
 
 
 def test_cloth_is_no_gap_in_a_thread_of_its_hue():

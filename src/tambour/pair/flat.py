@@ -282,13 +282,14 @@ def drop_specks(labels: np.ndarray, area: float) -> np.ndarray:
     return _fill(labels, speck)
 
 
-def _shades(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def _shades(labels: np.ndarray, colours: np.ndarray, tint: float = 1.75) -> np.ndarray:
     """(K, K) bool: the same yarn in more or less light, as deep as the gap between two stitches.
 
-    What the picture's rim mostly shows is more likely cloth: of its shades only those of folds count.
+    Light from yarn around tints a gap, by up to `tint` times `MERGE`. What the picture's rim mostly shows is more
+    likely cloth: of its shades only those of folds count.
     """
     along, hue = _shading(colours[:, None] - colours, (colours[:, None] + colours) / 2)
-    deep = (hue < (1.75 * MERGE) ** 2) & (along < (7.5 * MERGE) ** 2)
+    deep = (hue < (tint * MERGE) ** 2) & (along < (7.5 * MERGE) ** 2)
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     cloth = np.bincount(rim, minlength=len(colours)).argmax()
     deep[cloth] = deep[:, cloth] = False
@@ -322,13 +323,13 @@ def merge_mottle(labels: np.ndarray, colours: np.ndarray, window: float, finely:
 def drop_shades(labels: np.ndarray, colours: np.ndarray, area: float) -> np.ndarray:
     """Areas under `area` px that lie inside one other area and are only a lighter or darker shade of it join it.
 
-    One as dark as the gap between two stitches (`_shades`) joins it if it has no more than a sixth of that.
+    One as dark as the gap between two stitches (`_shades`) joins it if it has no more than half of that.
     """
     out = labels.copy()
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     off = colours[:, None] - colours
     near = np.sqrt(_difference(off, (colours[:, None] + colours) / 2)) < 1.5 * MERGE
-    shade = _shades(labels, colours)
+    shade = _shades(labels, colours, 2.0)
     for k in np.unique(labels):
         _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == k).astype(np.uint8), connectivity=4)
         for i in np.flatnonzero(stats[1:, 4] < area) + 1:
@@ -338,7 +339,7 @@ def drop_shades(labels: np.ndarray, colours: np.ndarray, area: float) -> np.ndar
             ring = labels[box][(cv2.dilate(part.astype(np.uint8), cross) > 0) & ~part]
             counts = np.bincount(ring, minlength=1)
             around = int(counts.argmax())
-            close = near[k, around] or (shade[k, around] and stats[i, 4] < area / 6)
+            close = near[k, around] or (shade[k, around] and stats[i, 4] < area / 2)
             if counts[around] > 0.8 * counts.sum() and close:
                 out[box][part] = around
     return out
