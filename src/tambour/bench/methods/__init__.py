@@ -12,7 +12,7 @@ from tambour.bench.methods import bounds, classical, guided, lora, ours, pair
 from tambour.bench.methods.task import Method
 from tambour.errors import InputError
 
-VERSION = 9  # raise it when a method draws other pictures than before: kept results are then made again
+VERSION = 10  # raise it when a method draws other pictures than before: kept results are then made again
 
 METHODS: tuple[Method, ...] = (*ours.METHODS, *lora.METHODS, *pair.METHODS, *guided.METHODS, *classical.METHODS,
                                *bounds.METHODS)  # fmt: skip
