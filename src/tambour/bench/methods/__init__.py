@@ -16,8 +16,8 @@ VERSION = 10  # raise it when a method draws other pictures than before: kept re
 
 METHODS: tuple[Method, ...] = (*ours.METHODS, *lora.METHODS, *pair.METHODS, *guided.METHODS, *classical.METHODS,
                                *bounds.METHODS)  # fmt: skip
-MAIN = ("ours", "ours-noise", "ours-guide", "no-lora", "stitches-alone", "both-stages", "paper", "dreambooth",
-        "b-lora", "pair", "styleid", "analogies", "transport", "quilting", "renderer", "unstyled", "truth")  # fmt: skip
+MAIN = ("ours", "ours-noise", "ours-guide", "no-lora", "stitches-alone", "paper", "dreambooth", "b-lora", "pair",
+        "styleid", "analogies", "transport", "quilting", "renderer", "unstyled", "truth")  # fmt: skip
 
 
 def pick(names: Sequence[str] | None) -> tuple[Method, ...]:
