@@ -32,8 +32,8 @@ from sdxl import SIZES, STYLE_BLOCKS, Source, build, by_pipeline, compile_blocks
 from tambour.base import Base, Prompt, generator
 from tambour.base.quantize import quantize
 from tambour.base.quiet import quiet
-from tambour.base.sampling import Condition, sample
 from tambour.config import Lora, Stage, StageTwo
+from tambour.drawing.sampler import Condition, sample
 from tambour.errors import TambourError
 from tambour.progress import finished
 from tambour.training import routing
@@ -86,11 +86,11 @@ class Checks:
         """A LoRA with an effect, as if it were trained: without one L_con would compare rounding errors."""
         numbers = Lora(rank=self.size.rank, alpha=float(self.size.rank))
         with adapted(self.base, STYLE_BLOCKS, numbers, generator(0, "lora")) as adapter:
-            dice = generator(1, "effect")
+            rng = generator(1, "effect")
             for name, parameter in adapter.theta_a.items():
                 if name.endswith("lora_B.weight"):  # of the same strength at every width and rank
                     effect = EFFECT / math.sqrt(self.size.rank)
-                    parameter.data.copy_(effect * torch.randn(parameter.shape, generator=dice))
+                    parameter.data.copy_(effect * torch.randn(parameter.shape, generator=rng))
             yield adapter
 
     def prediction(self, rows: Sequence[int] = (0, 1)) -> torch.Tensor:

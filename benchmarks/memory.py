@@ -23,10 +23,12 @@ from sdxl import SIZES, STYLE_BLOCKS, build
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tambour.base import Base, Prompt, generator, preflight, sampling
+from tambour import preflight
+from tambour.base import Base, Prompt, generator
 from tambour.base.quantize import quantize
-from tambour.base.sampling import Condition, Guided
 from tambour.config import read_recipe
+from tambour.drawing import sampler as sampling
+from tambour.drawing.sampler import Condition, Guided
 from tambour.training import losses
 from tambour.training.adapter import Adapter, adapted, updating
 from tambour.training.losses import contrast, denoising

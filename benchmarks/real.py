@@ -58,7 +58,8 @@ def main() -> None:
 
     import tambour
     from tambour.base import load
-    from tambour.images import contact_sheet, open_image, save_image
+    from tambour.imaging.files import open_image, save_image
+    from tambour.imaging.sheet import contact_sheet
 
     base = load(options.base)
     rows, labels = [], []

@@ -42,15 +42,15 @@ from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator, load
 from tambour.base.quantize import quantize
 from tambour.base.quiet import quiet
-from tambour.base.sampling import Condition, sample
 from tambour.config import Analysis, Lora, Stage, StageTwo
+from tambour.drawing.sampler import Condition, sample
 from tambour.progress import finished
 from tambour.training.adapter import Adapter, adapted, updating
 from tambour.training.loop import Step, train
 from tambour.training.losses import contrast, denoising
 from tambour.training.pairs import EncodedPair, draw, join
+from tambour.training.resources import unet_alone
 from tambour.training.routing import RoutedModel
-from tambour.training.run import unet_alone
 from tambour.training.stage_one import stage_one
 from tambour.training.stage_two import stage_two
 
@@ -215,10 +215,10 @@ class Source:
 
     @classmethod
     def random(cls, size: Size, base: Base, seed: int) -> Source:
-        dice = generator(seed, "pair")
-        pictures = [2 * torch.rand(1, 3, size.pixels, size.pixels, generator=dice) - 1 for _ in range(2)]
+        rng = generator(seed, "pair")
+        pictures = [2 * torch.rand(1, 3, size.pixels, size.pixels, generator=rng) - 1 for _ in range(2)]
         words = base.text_encoder_2.config
-        tokens = [torch.randint(2, words.vocab_size - 2, (1, size.tokens), generator=dice) for _ in range(2)]
+        tokens = [torch.randint(2, words.vocab_size - 2, (1, size.tokens), generator=rng) for _ in range(2)]
         for row in tokens:
             row[:, 0], row[:, -1] = words.bos_token_id, words.eos_token_id
         return cls(*(value.to(base.device) for value in (*pictures, *tokens)))
@@ -269,11 +269,11 @@ def plain_steps(which: str, model: RoutedModel, sources: Sequence[Source], autoc
         with autocast():
             return {"L_con": contrast(model, *batches(generator), generator, settings.temperature)}
 
-    steps = [Step("theta_a", lambda dice: denoise(dice, False))]
+    steps = [Step("theta_a", lambda rng: denoise(rng, False))]
     if which == "one":
-        return [*steps, Step("theta_e", lambda dice: denoise(dice, True))]
+        return [*steps, Step("theta_e", lambda rng: denoise(rng, True))]
     weights = {"L_emb": settings.reference_weight, "L_emb generated": settings.generated_weight}
-    steps.append(Step("theta_e", lambda dice: denoise(dice, True), weights))
+    steps.append(Step("theta_e", lambda rng: denoise(rng, True), weights))
     return [*steps, Step("theta_e", contrasted, {"L_con": settings.contrastive_weight})]
 
 
@@ -493,7 +493,7 @@ class Bench:
                 told["largest relative difference of losses"] = max(gaps)
             self.tell(f"plain {which}", **told)
 
-    def ours_drawn(self, base: Base, count: int, steps: int, control_every: int = 1) -> torch.Tensor:
+    def ours_drawn(self, base: Base, count: int, steps: int) -> torch.Tensor:
         """SDEdit at strength 1 (every step), guidance, two ControlNets; decoded."""
         side = self.size.pixels
         picture = torch.rand(count, 3, side, side, device=self.device).to(base.dtype)
@@ -507,7 +507,6 @@ class Bench:
             steps=steps,
             start=2 * picture - 1,
             conditions={kind: Condition(picture, 0.5) for kind in ("tile", "canny")},
-            control_every=control_every,
         )
         return finished(drawing)
 
@@ -687,9 +686,9 @@ class Bench:
                 uncompile_blocks(self.base.unet)
 
         def within(step: Step, context: Callable) -> Step:
-            def losses(dice):
+            def losses(rng):
                 with context():
-                    return step.losses(dice)
+                    return step.losses(rng)
 
             return dataclasses.replace(step, losses=losses)
 

@@ -16,7 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a toy base in mini's shape."""
-    from tambour.base.toy import make_toy
+    from toy import make_toy
 
     return make_toy(tmp_path_factory.mktemp("toy"))
 
@@ -24,7 +24,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a toy base in SDXL's shape: two text encoders, a variational autoencoder, noise prediction."""
-    from tambour.base.toy import make_toy
+    from toy import make_toy
 
     return make_toy(tmp_path_factory.mktemp("toy_sdxl"), shape="sdxl")
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy import make_toy
 
 from tambour.analysis.blocks import check_blocks, choose_blocks, scores
-from tambour.analysis.chart import Panel, draw_charts, smooth
 from tambour.analysis.features import self_attentions, watched
 from tambour.analysis.inversion import Schedule, invert, predicted_noise, reconstruct
 from tambour.analysis.similarity import compare, cosine_to_first
 from tambour.base import Prompt, generator, load
-from tambour.base.toy import make_toy
 from tambour.config import Analysis
 from tambour.errors import InputError
+from tambour.imaging.charts import Panel, draw_charts, smooth
 
 SDXL_BLOCKS = (
     *("down_blocks.1.attentions.0", "down_blocks.1.attentions.1"),

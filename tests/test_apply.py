@@ -11,15 +11,16 @@ import pytest
 from PIL import Image, ImageDraw
 from test_style import random_style
 
-from tambour.apply import Result, apply, imagine
 from tambour.base import Base, generator, load
 from tambour.config import Edges, Recipe, Sampling, recipe_values
 from tambour.errors import BaseModelError, InputError, StyleError
-from tambour.images import canny_condition, correct_colours, rgb_to_lab, tile_condition
+from tambour.imaging.colour import correct_colours, rgb_to_lab
+from tambour.imaging.conditions import canny_condition, tile_condition
+from tambour.imaging.texture import texture_statistics
 from tambour.progress import Progress
 from tambour.stitch import default_stitch, stitch_values
 from tambour.style import Style, attached
-from tambour.texture import texture_statistics
+from tambour.workflows.apply import Result, apply, imagine
 
 SAMPLING = Sampling(size=64, steps=4, guidance_scale=1.0, blur_kernel=5)
 
@@ -202,7 +203,7 @@ def test_the_guide_starts_from_stitches(style: Style, toy_base: Base) -> None:
 
 
 def test_outlines_are_filled_with_the_styles_colours(style: Style, toy_base: Base) -> None:
-    recipe = recipe_values(Recipe(design="filled", sampling=SAMPLING))
+    recipe = recipe_values(Recipe(design_kind="filled", sampling=SAMPLING))
     coloured = dataclasses.replace(style, recipe=recipe, palette=((200, 60, 30, 1.0),))
     crimson, navy = finish(apply(coloured, [design(0), design(1)], base=toy_base))
     assert same(crimson, navy), "a design's own colours play no part"

@@ -12,11 +12,11 @@ import torch
 from diffusers import ControlNetUnionModel
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
+from toy import make_toy
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tambour.base import Base, generator, load, loader
 from tambour.base.quiet import quiet
-from tambour.base.toy import make_toy
 from tambour.errors import BaseModelError
 
 BLOCKS = (

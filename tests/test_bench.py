@@ -12,9 +12,9 @@ import pytest
 
 from tambour.bench import cases, metrics
 from tambour.errors import InputError
-from tambour.images import flatten
+from tambour.imaging.geometry import flatten
+from tambour.imaging.texture import texture_statistics
 from tambour.stitch import Fabric, Stitch, render
-from tambour.texture import texture_statistics
 
 # -- cases ------------------------------------------------------------------------------------------------------------
 
@@ -24,7 +24,7 @@ def test_the_cases_are_frozen():
 
 
 def test_every_style_is_new_to_the_base():
-    from tambour.pretrain import corpus
+    from pretraining import corpus
 
     assert set(cases.HELD_OUT_FAMILIES) == set(corpus.HELD_OUT_FAMILIES)
     assert (cases.THICK_SATIN, cases.DENSE_KNOTS) == (corpus.THICK_SATIN, corpus.DENSE_KNOTS)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import tambour.bench.methods.task as task_module
-import tambour.customize as customize
+import tambour.workflows.learn as customize
 from tambour.base import load
 from tambour.bench import cases, report, run
 from tambour.bench.methods import METHODS, pick
@@ -20,7 +20,7 @@ from tambour.config import Analysis, Complement, Edges, Lora, Recipe, Sampling, 
 from tambour.errors import InputError
 from tambour.progress import Progress
 from tambour.stitch import default_stitch
-from tambour.training.report import to_toml
+from tambour.workflows.report import to_toml
 
 SIDE = 96
 STYLES = ("chain-bold", "satin-cable")

@@ -15,8 +15,8 @@ from PIL import Image
 
 import tambour
 from tambour.cli import main
-from tambour.images import open_image
-from tambour.work import work_folder
+from tambour.imaging.files import open_image
+from tambour.workflows.jobs import work_folder
 
 DESIGNS = Path(tambour.__file__).parent / "designs"
 RECIPE = """
@@ -184,7 +184,7 @@ def test_a_batch_continues_where_it_was(
     command = ["apply", style, DESIGNS / "fox.svg", DESIGNS / "bee.svg", DESIGNS / "cat.svg", "-o"]
     assert run(capsys, *command, tmp_path / "whole", "-q")[0] == 0
 
-    import tambour.images as images
+    import tambour.imaging.files as images
 
     save, saved = images.save_image, []
 

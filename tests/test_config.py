@@ -53,7 +53,7 @@ def recipes(kind: type) -> st.SearchStrategy:
             return recipes(hint)
         if typing.get_origin(hint) is tuple:
             return st.lists(TEXT, max_size=3).map(tuple)
-        return KINDS[hint]
+        return st.sampled_from(typing.get_args(hint)) if typing.get_origin(hint) is typing.Literal else KINDS[hint]
 
     return st.builds(kind, **{name: values(hint) for name, hint in typing.get_type_hints(kind).items()})
 

@@ -15,17 +15,17 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-import tambour.customize as customize
+import tambour.workflows.learn as customize
 from tambour.base import load
 from tambour.config import Analysis, Complement, Edges, Lora, Recipe, Sampling, Stage, StageTwo, Training, read_recipe
-from tambour.customize import analyse, learn
 from tambour.errors import BaseModelError, InputError
-from tambour.images import save_image
+from tambour.imaging.files import save_image
+from tambour.pair.reference import fabric_colour, name_colours, prepare
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.style import read_style, write_style
-from tambour.training.reference import fabric_colour, name_colours, prepare
-from tambour.training.report import to_toml
-from tambour.training.run import few_threads
+from tambour.training.resources import few_threads
+from tambour.workflows.learn import analyse, learn
+from tambour.workflows.report import to_toml
 
 EDGES = Edges(strength=0.9)
 RECIPE = Recipe(
@@ -160,7 +160,7 @@ def test_killed_between_two_generated_pairs_and_in_mid_write_it_ends_the_same(wh
     work = tmp_path / "work"
     script = f"""
 import os, pathlib, signal
-import tambour.customize as customize
+import tambour.workflows.learn as customize
 from tambour.stitch import default_stitch
 from tests.test_customize import RECIPE
 customize.fit_stitch = lambda photo, mask, family=None: default_stitch("satin")

@@ -11,8 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from test_bench_run import finish
 
-import tambour.customize as customize
-from tambour.apply import Result, apply
+import tambour.workflows.learn as customize
 from tambour.base import load
 from tambour.bench import cases, domains, metrics, report, run
 from tambour.bench.looks import LOOKS, look
@@ -30,21 +29,26 @@ from tambour.config import (
     bundled,
     on_edges,
     read_recipe,
+    recipe_from,
     recipe_values,
 )
 from tambour.errors import InputError
-from tambour.images import canny_condition, flatten, save_image
+from tambour.imaging.conditions import canny_condition
+from tambour.imaging.files import save_image
+from tambour.imaging.geometry import flatten
+from tambour.imaging.scores import colour_difference
+from tambour.imaging.texture import texture_distance, texture_statistics
 from tambour.pair.edges import edge_map, find_lines
+from tambour.pair.reference import prepare
 from tambour.stitch import default_stitch
 from tambour.style import read_style
-from tambour.texture import colour_difference, texture_distance, texture_statistics
 from tambour.training.pairs import draw, encode_pair
-from tambour.training.reference import prepare
-from tambour.training.report import to_toml
 from tambour.training.routing import RoutedModel
+from tambour.workflows.apply import Result, apply
+from tambour.workflows.report import to_toml
 
 SIDE = 96
-CANNY = replace(Recipe(), design="canny")
+CANNY = replace(Recipe(), design_kind="canny")
 
 
 def toy_recipe(domain: str) -> Recipe:
@@ -90,20 +94,27 @@ def test_a_recipe_holds_only_what_differs_from_the_one_it_extends(tmp_path):
     names = ("mini", "mini-artistic", "mini-sketch-paper", "mini-appearance-paper")
     mini, artistic, sketch, appearance = map(read_recipe, names)
     assert not artistic.sampling.firm.correct_colours and mini.sampling.firm.correct_colours
-    same = replace(artistic, sampling=mini.sampling, training=mini.training, stitches_alone=mini.stitches_alone)
+    same = replace(artistic, sampling=mini.sampling, training=mini.training, masked_style=mini.masked_style)
     assert same == mini
-    assert not any(r.stitches_alone or r.training.palettes for r in (artistic, sketch, appearance))
+    assert not any(r.masked_style or r.training.palettes for r in (artistic, sketch, appearance))
     for recipe, design in ((sketch, "canny"), (appearance, "outline")):
-        assert (recipe.design, recipe.heard) == (design, "canny")
+        assert (recipe.design_kind, recipe.training_controlnet) == (design, "canny")
         for edges in (recipe.sampling.firm, recipe.sampling.free):
             assert (edges.tile, edges.canny, edges.strength, edges.correct_colours) == (0.0, 1.0, 1.0, False)
-    assert appearance == replace(sketch, design="outline")
+    assert appearance == replace(sketch, design_kind="outline")
     found = on_edges(mini, "outline")
-    assert (found.sampling, found.training, found.heard) == (appearance.sampling, appearance.training, "canny")
-    assert not found.stitches_alone and found.stage_one == mini.stage_one
+    assert (found.sampling, found.training, found.training_controlnet) == (
+        appearance.sampling,
+        appearance.training,
+        "canny",
+    )
+    assert not found.masked_style and found.stage_one == mini.stage_one
     mine = tmp_path / "mine.toml"
-    assert read_recipe("mini-appearance") == replace(mini, design="filled") == on_edges(mini, "filled")
-    assert (read_recipe("mini-sketch").design, read_recipe("mini-sketch").heard) == ("filled", "tile")
+    assert read_recipe("mini-appearance") == replace(mini, design_kind="filled") == on_edges(mini, "filled")
+    assert (read_recipe("mini-sketch").design_kind, read_recipe("mini-sketch").training_controlnet) == (
+        "filled",
+        "tile",
+    )
     mine.write_text('extends = "mini-sketch-paper"\n[stage_one]\niterations = 7\n')
     assert read_recipe(mine) == replace(sketch, stage_one=replace(sketch.stage_one, iterations=7))
     mine.write_text('extends = "maxi"')
@@ -150,10 +161,10 @@ def test_outlines_see_no_texture():
     rng = np.random.default_rng(0)
     grain = np.asarray(_disc(side=192)).astype(int) + rng.choice((-50, 50), (192, 192, 1))
     picture = Image.fromarray(grain.clip(0, 255).astype(np.uint8))
-    share = [(np.asarray(edge_map(picture, replace(CANNY, design=d))) > 0).mean() for d in ("canny", "outline")]
+    share = [(np.asarray(edge_map(picture, replace(CANNY, design_kind=d))) > 0).mean() for d in ("canny", "outline")]
     assert share[0] > 0.1 and 0.002 < share[1] < 0.03
     with pytest.raises(InputError, match="Allowed: flat, canny, outline"):
-        edge_map(picture, replace(CANNY, design="hed"))
+        recipe_from({"design_kind": "hed"})
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -296,7 +307,7 @@ def test_a_sketch_is_learnt_and_drawn_from_the_command_line(toy, tmp_path, monke
     common = ["--base", str(toy), "--recipe", str(recipe), "--quiet"]
     assert main(["learn", str(photo), "-o", str(style), "--design", "canny", *common]) == 0
     told = read_style(style)
-    assert told.recipe["design"] == "canny" and told.recipe["sampling"]["firm"]["correct_colours"] is False
+    assert told.recipe["design_kind"] == "canny" and told.recipe["sampling"]["firm"]["correct_colours"] is False
     red, base = _disc(), load(toy)
     pictures = [r.image for r in apply(told, [red, canny_condition(red)], base=base) if isinstance(r, Result)]
     assert np.array_equal(*map(np.asarray, pictures)), "a picture and its edge map give the same result"

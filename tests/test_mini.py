@@ -12,9 +12,9 @@ from PIL import Image
 
 from tambour.base import Base, load
 from tambour.config import read_recipe
-from tambour.images import to_image, to_tensor
+from tambour.imaging.tensors import to_image, to_tensor
+from tambour.imaging.texture import texture_distance, texture_statistics
 from tambour.stitch import Fabric, default_stitch, render
-from tambour.texture import texture_distance, texture_statistics
 
 FOLDER = Path(str(resources.files("tambour.base").joinpath("mini")))
 
@@ -53,7 +53,7 @@ def test_its_autoencoder_keeps_stitches(mini: Base, family: str) -> None:
 def test_the_tile_condition_decides_the_colour(mini: Base) -> None:
     design = Image.new("RGB", (128, 128), (40, 80, 200))
     prompt = mini.encode_prompt(["star, satin stitch"])
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     picture = mini.image_pipeline(["tile"])(
         image=Image.new("RGB", (128, 128), (128, 128, 128)),
         control_image=[design],
@@ -62,7 +62,7 @@ def test_the_tile_condition_decides_the_colour(mini: Base) -> None:
         strength=1.0,
         num_inference_steps=6,
         guidance_scale=1.0,
-        generator=dice,
+        generator=rng,
         output_type="pil",
     ).images[0]
     red, _, blue = np.asarray(picture, np.float32).mean((0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tambour.images import fit, flatten, open_image, rgb_to_lab
-from tambour.pair import flat
-from tambour.pair.flat import make_design
+from tambour.imaging.colour import rgb_to_lab
+from tambour.imaging.files import open_image
+from tambour.imaging.geometry import fit, flatten
+from tambour.imaging.scores import ciede2000, edge_f1
+from tambour.imaging.segmentation import COLOURS, drop_seams, drop_specks
+from tambour.imaging.texture import texture_statistics
+from tambour.pair.flat import make_design, stitch_period
 from tambour.stitch import Fabric, default_stitch, render
-from tambour.texture import ciede2000, edge_f1, texture_statistics
 
 REAL = Path(os.environ.get("TAMBOUR_REAL", Path(__file__).parents[2] / "shared" / "real"))
 PHOTOS = sorted([*REAL.glob("photos/*.jpg"), *REAL.glob("pairs/*/photo.jpg")])
@@ -53,7 +57,7 @@ def test_gaps_between_large_stitches_are_no_areas(monkeypatch):
 
     photo = open_image(Path(__file__).parents[1] / "examples" / "reference.jpg")
     assert areas() <= 24
-    monkeypatch.setattr(flat, "DEEP", 2.0)
+    monkeypatch.setattr(sys.modules["tambour.pair.flat"], "DEEP", 2.0)
     assert areas() > 48
 
 
@@ -79,7 +83,7 @@ def test_the_three_pictures_are_aligned_and_the_design_is_flat():
     assert pair.design.size == pair.embroidery.size == pair.mask.size == (400, 260)
     assert (pair.design.mode, pair.mask.mode) == ("RGB", "L")
     assert set(np.unique(pair.mask)) == {0, 255}
-    assert len(np.unique(np.asarray(pair.design).reshape(-1, 3), axis=0)) <= flat.COLOURS + 1
+    assert len(np.unique(np.asarray(pair.design).reshape(-1, 3), axis=0)) <= COLOURS + 1
     bare = np.asarray(pair.design)[np.asarray(pair.mask) == 0]
     assert (bare == bare[0]).all()
     assert abs(bare[0].astype(int) - np.asarray(pair.embroidery)[np.asarray(pair.mask) == 0].mean(0)).max() < 6
@@ -119,7 +123,7 @@ def test_thin_outlines_stay_and_blurred_borders_go():
     labels[20:23, :26] = 1  # an outline on one side
     lab = colours[labels]
     costs = ((lab[None] - colours[:, None, None]) ** 2).sum(-1)
-    out = flat.drop_seams(labels, colours, costs, cv2.GaussianBlur(lab, (0, 0), 1), 1.7)
+    out = drop_seams(labels, colours, costs, cv2.GaussianBlur(lab, (0, 0), 1), 1.7)
     assert not (out[5:15] == 2).any()
     assert (out[21, :24] == 1).all()
 
@@ -130,7 +134,7 @@ def test_specks_go_to_the_nearest_area():
     labels[5:8, 5:8] = 2
     labels[5:8, 30:33] = 2
     labels[25:35, 5:15] = 2
-    out = flat.drop_specks(labels, 12)
+    out = drop_specks(labels, 12)
     assert (out[:20, :20] == 0).all() and (out[:20, 20:] == 1).all() and (out[25:35, 5:15] == 2).all()
 
 
@@ -138,8 +142,8 @@ def test_the_stitch_period_is_measured_inside_the_mask():
     y, x = np.mgrid[:256, :256]
     shade = np.where(x < 160, np.sin(2 * np.pi * y / 8), np.sin(2 * np.pi * x / 3))
     photo = np.clip(140 + 40 * shade[..., None], 0, 255).astype(np.uint8).repeat(3, 2)
-    assert flat.stitch_period(photo, x < 160) == pytest.approx(8, abs=0.4)
-    assert flat.stitch_period(np.full((256, 256, 3), 90, np.uint8)) == 0.0
+    assert stitch_period(photo, x < 160) == pytest.approx(8, abs=0.4)
+    assert stitch_period(np.full((256, 256, 3), 90, np.uint8)) == 0.0
 
 
 @pytest.mark.skipif(not PHOTOS, reason="the real photos are not here")
@@ -151,7 +155,7 @@ def test_real_photos(path):
     assert time.process_time() - start < 4
     design, mask = np.asarray(pair.design), np.asarray(pair.mask) > 0
     assert 0.1 < mask.mean() <= 1
-    assert 2 <= len(np.unique(design.reshape(-1, 3), axis=0)) <= flat.COLOURS + 1
+    assert 2 <= len(np.unique(design.reshape(-1, 3), axis=0)) <= COLOURS + 1
     blurred = cv2.GaussianBlur(np.asarray(photo), (0, 0), 6)
     off = ciede2000(rgb_to_lab(cv2.GaussianBlur(design, (0, 0), 6)), rgb_to_lab(blurred))
     assert np.median(off[mask]) < 8  # the motif's colours are kept

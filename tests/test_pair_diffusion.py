@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tambour.errors import BaseModelError
-from tambour.images import fit
+from tambour.imaging.geometry import fit
 from tambour.pair import diffusion
 from tambour.pair.diffusion import Settings, Sources, load_pipeline, make_design, soft_edges
 
@@ -25,9 +25,8 @@ def folder(tmp_path_factory):
         SD3Transformer2DModel,
         StableDiffusion3Pipeline,
     )
+    from toy import toy_tokenizer
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    from tambour.base.toy import toy_tokenizer
 
     root = tmp_path_factory.mktemp("sd3")
     tokenizer = toy_tokenizer(77)

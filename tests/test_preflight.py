@@ -13,12 +13,13 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
 
-import tambour.customize as customize
-from tambour.base import load, preflight
-from tambour.base.preflight import GIB, inspect_base, plan_apply, plan_learn
+import tambour.workflows.learn as customize
+from tambour import preflight
+from tambour.base import load
 from tambour.cli import main
 from tambour.config import Complement, Recipe, Sampling, Stage, StageTwo, Training, read_recipe
 from tambour.errors import BaseModelError, InputError
+from tambour.preflight import GIB, inspect_base, plan_apply, plan_learn
 
 SMALL = Recipe(
     resolution=64,

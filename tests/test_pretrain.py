@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pretraining import autoencoder, corpus, data, evaluate, model, muon, train
 from tambour.base import load
-from tambour.base.prior import find_prior, load_prior
-from tambour.pretrain import autoencoder, corpus, data, evaluate, model, muon, train
+from tambour.imaging.scores import colour_difference
+from tambour.prior.model import find_prior, load_prior
+from tambour.prior.words import read_prompt
 from tambour.stitch import Fabric, default_stitch, render
-from tambour.texture import colour_difference
-from tambour.words import read_prompt
 
 SIZE = 64
 
@@ -270,7 +270,7 @@ def test_a_base_from_nothing(tmp_path: Path) -> None:
     options = {"work": work, "out": out, "count": 40, "unseen": 20, "seconds": 60, "ranks": 2, "each": 1, "steps": 3,
                "processes": 2, "device": "cpu"}  # fmt: skip
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    subprocess.run([sys.executable, "-m", "tambour.pretrain", "all", *words], check=True, timeout=900)
+    subprocess.run([sys.executable, "-m", "pretraining", "all", *words], check=True, timeout=900)
     told = json.loads((work / "a.json").read_text())["samples"]
     assert told["all"]["count"] >= 5 and set(told) - {"all"} <= set(corpus.TRAINED_FAMILIES)
     assert (work / "a.png").exists() and (work / "a-text.png").exists()

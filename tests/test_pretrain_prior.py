@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tambour.base.prior import caption, load_prior
-from tambour.images import rgb_to_lab
-from tambour.pretrain import prior, words
-from tambour.pretrain.corpus import Art
-from tambour.pretrain.train import StagePlan, Training
-from tambour.pretrain.vocabulary import COLOUR_SYNONYMS, COLOURS, OBJECTS
-from tambour.words import read_prompt
+from pretraining import prior, words
+from pretraining.corpus import Art
+from pretraining.train import StagePlan, Training
+from pretraining.vocabulary import COLOUR_SYNONYMS, COLOURS, OBJECTS
+from tambour.imaging.colour import rgb_to_lab
+from tambour.prior.model import caption, load_prior
+from tambour.prior.words import read_prompt
 
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40"><rect x="10" y="15" width="20" height="10"
 fill="#d02030"/><rect x="10" y="15" width="20" height="3" fill="#a01020"/><circle cx="20" cy="21" r="2.5"

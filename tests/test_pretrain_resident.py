@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tambour.pretrain import autoencoder, data, model, resident, train
+from pretraining import autoencoder, data, model, resident, train
 
 SIZE = 64
 CPU = torch.device("cpu")

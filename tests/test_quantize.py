@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from tambour.base import Base, generator, load
-from tambour.base.preflight import inspect_base
 from tambour.base.quantize import Int8Linear, quantizable
 from tambour.config import Lora
+from tambour.preflight import inspect_base
 from tambour.training.adapter import adapted, updating
 
 

@@ -12,20 +12,26 @@ import torch
 from PIL import Image, ImageDraw
 from test_style import random_style
 
-from tambour.apply import Result, apply, as_laid
 from tambour.base import Base, generator, load
-from tambour.base.sampling import sample
 from tambour.bench import cases
 from tambour.config import read_recipe, recipe_from, recipe_values
+from tambour.drawing.sampler import sample
 from tambour.errors import InputError, StyleError
-from tambour.images import flatten, lab_to_rgb, rgb_to_lab, to_tensor
+from tambour.guides.photo.geometry import region_geometry
+from tambour.guides.photo.quilt import SIDES, Quilt, stitched
+from tambour.guides.photo.relief import FACES, OPEN, RIM, Relief, clear_of, cut_relief
+from tambour.guides.photo.yarn import raised, relit, shown_colours
+from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
+from tambour.imaging.contrast import contrast_map
+from tambour.imaging.geometry import flatten
+from tambour.imaging.regions import find_regions
+from tambour.imaging.scores import colour_difference
+from tambour.imaging.tensors import to_tensor
+from tambour.imaging.texture import texture_distance, texture_statistics
 from tambour.progress import finished
 from tambour.stitch import Fabric, default_stitch, render
-from tambour.stitch.quilt import SIDES, Quilt, raised, relit, shown_colours, stitched
-from tambour.stitch.regions import find_regions
-from tambour.stitch.relief import FACES, OPEN, RIM, Relief, clear_of, cut_relief, place_of
 from tambour.style import Style
-from tambour.texture import colour_difference, contrast_map, texture_distance, texture_statistics
+from tambour.workflows.apply import Result, apply, as_laid
 
 SIDE = 256
 GROUND = (238, 232, 220)
@@ -55,31 +61,31 @@ def relief_of(family: str, field: str) -> Relief:
 
 
 @pytest.mark.parametrize(
-    ("family", "field", "frame"),
+    ("family", "field", "orientation"),
     [("cord", "contour", "border"), ("stem", "contour", "border"), ("tatami", "constant", "picture")],
 )
-def test_the_frame_is_read_from_the_stitches(family: str, field: str, frame: str) -> None:
-    assert relief_of(family, field).frame == frame
+def test_the_frame_is_read_from_the_stitches(family: str, field: str, orientation: str) -> None:
+    assert relief_of(family, field).orientation == orientation
 
 
 def test_rows_that_stitches_cross_are_seen_too() -> None:
     """Chenille: its loops lie across its rows, so directions alone cancel out; here on a star in a ring."""
     drawing = cases.design("star")
     design, inside = np.asarray(flatten(drawing, GROUND)), np.asarray(drawing)[..., 3] > 127
-    for field, frame in (("contour", "border"), ("constant", "picture")):
-        assert Relief.of_bytes(cut_relief(sewn(design, "chenille", field), design, inside)).frame == frame
+    for field, orientation in (("contour", "border"), ("constant", "picture")):
+        assert Relief.of_bytes(cut_relief(sewn(design, "chenille", field), design, inside)).orientation == orientation
 
 
 def test_a_place_knows_border_and_direction() -> None:
     design = np.full((128, 128, 3), 255, np.uint8)
     design[40:80, 16:112] = (20, 120, 60)
     inside = (design != 255).any(2)
-    place = place_of(design, inside)
+    place = region_geometry(design, inside)
     assert place.labels.max() == 1 and not place.distance[~inside].any()
     assert place.distance[60, 64] == pytest.approx(20, abs=1.5) and place.distance[42, 64] == pytest.approx(3, abs=1.5)
 
-    def off(frame: str, y: int, x: int, wanted: float) -> float:
-        return abs((place.angles[frame][y, x] - wanted + math.pi / 2) % math.pi - math.pi / 2)
+    def off(orientation: str, y: int, x: int, wanted: float) -> float:
+        return abs((place.angles[orientation][y, x] - wanted + math.pi / 2) % math.pi - math.pi / 2)
 
     assert off("border", 44, 64, 0) < 0.1 and off("border", 60, 19, math.pi / 2) < 0.2 and off("axis", 60, 64, 0) < 0.05
 
@@ -88,7 +94,7 @@ def test_a_relief_comes_back_from_its_bytes() -> None:
     relief = relief_of("chain", "contour")
     data = relief.to_bytes()
     again = Relief.of_bytes(data)
-    assert again.frame == relief.frame and np.array_equal(again.clear, relief.clear)
+    assert again.orientation == relief.orientation and np.array_equal(again.clear, relief.clear)
     assert np.abs(again.contrast - relief.contrast)[relief.clear].max() <= 0.011
     assert again.to_bytes() == data
 
@@ -179,7 +185,7 @@ def test_stitches_turn_with_their_region_unless_they_keep_to_the_picture() -> No
     def across(relief: Relief, turned: float) -> float:
         """Share of the contrast's change that is along x."""
         flat, inside = disc((120, 120, 120), turned)
-        contrast, _ = finished(Quilt(relief).lay(place_of(flat, inside)))
+        contrast, _ = finished(Quilt(relief).lay(region_geometry(flat, inside)))
         gy, gx = np.gradient(np.where(inside, contrast, 0))
         middle = np.s_[110:146, 110:146]
         return float(np.square(gx[middle]).sum() / (np.square(gx[middle]) + np.square(gy[middle])).sum())
@@ -187,9 +193,9 @@ def test_stitches_turn_with_their_region_unless_they_keep_to_the_picture() -> No
     rows = np.zeros((SIDE, SIDE), np.float32)
     rows[:] = np.sin(np.arange(SIDE) / 2)[:, None] * 0.3  # lines along x, as the ellipse lies
     design, inside = disc((120, 120, 120))
-    place = place_of(design, inside)
-    for frame, turns in (("axis", True), ("picture", False)):
-        relief = Relief(rows * inside, inside, place.distance, place.angles[frame], frame, 1.0)
+    place = region_geometry(design, inside)
+    for orientation, turns in (("axis", True), ("picture", False)):
+        relief = Relief(rows * inside, inside, place.distance, place.angles[orientation], orientation, 1.0)
         assert across(relief, 0.0) < 0.1
         assert across(relief, 90.0) > 0.9 if turns else across(relief, 90.0) < 0.1
 
@@ -197,13 +203,13 @@ def test_stitches_turn_with_their_region_unless_they_keep_to_the_picture() -> No
 def test_threads_go_on_from_piece_to_piece() -> None:
     """Parallel threads, seen on ellipses alone, are laid on a wide area: none of them breaks where pieces meet."""
     design, inside = disc((150, 60, 50))
-    place = place_of(design, inside)
+    place = region_geometry(design, inside)
     threads = np.broadcast_to(0.3 * np.sin(2 * np.pi * np.arange(SIDE) / 16)[:, None], inside.shape).astype(np.float32)
     clear = clear_of(design, inside)
     relief = Relief(threads * clear, clear, place.distance, place.angles["picture"], "picture", 1.0)
     flat, everywhere = np.full((SIDE, SIDE, 3), 120, np.uint8), np.ones((SIDE, SIDE), bool)
     for seed in range(3):
-        laid, _ = finished(Quilt(relief).lay(place_of(flat, everywhere), seed))
+        laid, _ = finished(Quilt(relief).lay(region_geometry(flat, everywhere), seed))
         columns = laid[8:-8, 8:-8].T
         alike = [np.corrcoef(one, other)[0, 1] for one, other in zip(columns, columns[100:], strict=False)]
         assert np.mean(alike) > 0.95
@@ -220,7 +226,7 @@ def test_borders_are_raised_as_on_the_photo() -> None:
     assert known.rim[:2, below].max() < -0.1 < 0.1 < known.rim[:2, above].min()
 
     flat, other = disc((120, 120, 120), 90.0)
-    wanted = place_of(flat, other)
+    wanted = region_geometry(flat, other)
     plain = 0.2 * rng.standard_normal(other.shape)
     contrast, under = raised(plain, known, wanted), other & (wanted.distance < 2)
     upper, lower = np.indices(other.shape)[0] < 80, np.indices(other.shape)[0] > 176
@@ -241,7 +247,7 @@ def test_a_found_border_that_is_off_leaves_a_relief_that_can_be_read() -> None:
     """White cloth seen 3 px inside what was taken for black yarn."""
     design, inside = disc((2, 2, 2))
     photo = sewn(design, "tatami", "constant").copy()
-    photo[inside & (place_of(design, inside).distance < 3)] = 255
+    photo[inside & (region_geometry(design, inside).distance < 3)] = 255
     known = Relief.of_bytes(cut_relief(photo, design, inside))
     assert known.rim[0].min() > 0.9
     laid = finished(stitched(Quilt(known), design, inside, GROUND))
@@ -250,7 +256,7 @@ def test_a_found_border_that_is_off_leaves_a_relief_that_can_be_read() -> None:
 
 def lit_from_above(design: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A photo of rough yarn, whose border is light where it faces up and dark where it faces down, for some px."""
-    place = place_of(design, inside)
+    place = region_geometry(design, inside)
     down = np.gradient(cv2.GaussianBlur(place.distance, (0, 0), 2))[0]
     light = 60 * down * np.clip(1 - place.distance / 4, 0, 1) + 15 * rng.standard_normal(inside.shape)
     return np.where(inside[..., None], np.clip(design + light[..., None], 0, 255), design).astype(np.uint8)
@@ -263,12 +269,12 @@ def test_rows_follow_the_border_at_their_depth() -> None:
         return 0.3 * np.cos(2 * math.pi * distance / 14)
 
     design, inside = disc((120, 120, 120))
-    place = place_of(design, inside)
+    place = region_geometry(design, inside)
     relief = Relief(rings(place.distance) * inside, inside, place.distance, place.angles["border"], "border", 1.0)
     shape = Image.new("L", (SIDE, SIDE))
     ImageDraw.Draw(shape).polygon([(30, 40), (220, 20), (240, 200), (128, 120), (40, 236)], fill=255)
     other = np.asarray(shape) > 127
-    wanted = place_of(np.where(other[..., None], np.uint8((200, 60, 60)), np.uint8(GROUND)), other)
+    wanted = region_geometry(np.where(other[..., None], np.uint8((200, 60, 60)), np.uint8(GROUND)), other)
     contrast, done = finished(Quilt(relief).lay(wanted))
     away = np.abs(contrast - rings(wanted.distance))[other & (wanted.distance > 5) & (wanted.distance < 30)]
     assert done[wanted.labels > 0].all() and np.median(away) < 0.01 and away.mean() < 0.03
@@ -280,7 +286,7 @@ def test_stitches_keep_their_length_round_bends() -> None:
     inside = np.zeros((SIDE, SIDE), bool)
     inside[20:236, 20:236] = True
     flat = np.where(inside[..., None], np.uint8((120, 120, 120)), np.uint8(GROUND))
-    place = place_of(flat, inside)
+    place = region_geometry(flat, inside)
     upright = np.abs(columns - 128) > np.abs(rows - 128)
     along = np.where(upright, rows, columns)
     stripes = np.where(inside, 0.3 * np.cos(2 * math.pi * along / 16), 0)
@@ -289,7 +295,7 @@ def test_stitches_keep_their_length_round_bends() -> None:
         from_middle = np.hypot(rows - 128, columns - 128)
         shape = from_middle < radius
         flat = np.where(shape[..., None], np.uint8((120, 120, 120)), np.uint8(GROUND))
-        contrast = finished(Quilt(relief).lay(place_of(flat, shape)))[0].astype(np.float32)
+        contrast = finished(Quilt(relief).lay(region_geometry(flat, shape)))[0].astype(np.float32)
         for depth in (6, 12, 24):
             turn = np.arange(4096) * 2 * math.pi / 4096
             spots = [(128 + (radius - depth) * part(turn)).astype(np.float32)[None] for part in (np.cos, np.sin)]
@@ -302,7 +308,7 @@ def test_stitches_keep_their_length_round_bends() -> None:
 
 def test_chance_is_the_seed_and_a_quilt_is_laid_twice_alike() -> None:
     flat, inside = disc((60, 120, 170))
-    place, quilt = place_of(flat, inside), Quilt(relief_of("tatami", "constant"))
+    place, quilt = region_geometry(flat, inside), Quilt(relief_of("tatami", "constant"))
     once, again, other = (finished(quilt.lay(place, seed))[0] for seed in (3, 3, 4))
     assert np.array_equal(once, again) and not np.array_equal(once, other)
     assert SIDES[0] <= quilt.side <= SIDES[1]
@@ -314,7 +320,7 @@ def test_chance_is_the_seed_and_a_quilt_is_laid_twice_alike() -> None:
 @pytest.mark.parametrize(("family", "field"), [("cord", "contour"), ("tatami", "constant")])
 def test_any_shape_is_covered_without_a_border_too(shape: tuple[int, int], family: str, field: str) -> None:
     flat, inside = np.full((*shape, 3), 140, np.uint8), np.ones(shape, bool)
-    contrast, done = finished(Quilt(relief_of(family, field)).lay(place_of(flat, inside)))
+    contrast, done = finished(Quilt(relief_of(family, field)).lay(region_geometry(flat, inside)))
     assert contrast.shape == shape and done.all() and contrast.std() > 0.02
 
 
@@ -323,7 +329,7 @@ def test_regions_are_filled_apart() -> None:
     inside = np.ones((128, 128), bool)
     flat = np.full((128, 128, 3), 90, np.uint8)
     flat[:, 64:] = (200, 60, 60)
-    contrast, done = finished(Quilt(relief_of("tatami", "constant")).lay(place_of(flat, inside)))
+    contrast, done = finished(Quilt(relief_of("tatami", "constant")).lay(region_geometry(flat, inside)))
     assert done.all() and np.abs(np.diff(contrast, axis=1))[:, 63].mean() > np.abs(np.diff(contrast, axis=1)).mean()
 
 
@@ -394,8 +400,10 @@ def test_details_that_the_autoencoder_loses_are_kept(mini: Base) -> None:
     words = mini.encode_prompt(["a design"])
 
     def drawn(detail: bool) -> torch.Tensor:
-        dice = [generator(0, "apply")]
-        setting = dict(size=(SIDE, SIDE), generators=dice, steps=12, start=start, strength=0.1, detail=detail)
+        rng = [generator(0, "apply")]
+        setting = dict(
+            size=(SIDE, SIDE), generators=rng, steps=12, start=start, strength=0.1, restore_vae_detail=detail
+        )
         return finished(sample(mini, words, **setting))
 
     with_detail, without = ((drawn(detail) - start).abs().mean() for detail in (True, False))
@@ -410,8 +418,7 @@ def test_a_style_without_them_says_so(mini: Base) -> None:
         next(apply(style, [Image.new("RGB", (64, 64))], base=mini, guide="photo"))
 
 
-def test_recipes_of_earlier_style_files_are_read() -> None:
+def test_recipes_with_unknown_keys_are_refused() -> None:
     values = recipe_values(read_recipe("mini"))
-    assert recipe_from(values | {"sampling": values["sampling"] | {"patches": 1.0}}) == read_recipe("mini")
     with pytest.raises(InputError, match="pieces"):
         recipe_from(values | {"sampling": values["sampling"] | {"pieces": 1.0}})

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tambour.apply import Result, apply
 from tambour.base import Base, base_only, generator, load
 from tambour.config import Edges, Lora, Recipe, Sampling, Stage, StageTwo, Training, recipe_values
 from tambour.style import Style
@@ -21,6 +20,7 @@ from tambour.training.pairs import crop, encode_pair, join
 from tambour.training.routing import RoutedModel, before
 from tambour.training.stage_one import stage_one
 from tambour.training.stage_two import stage_two
+from tambour.workflows.apply import Result, apply
 
 LORA = Lora(rank=2, alpha=2.0, convolutions=True)
 EARLY = ("down_blocks.1.attentions.1", "up_blocks.0.attentions.2")
@@ -45,9 +45,9 @@ def encoded(base: Base, seed: int, words: str):
 
 def randomise(adapter) -> None:
     """Give the LoRA an effect."""
-    dice = generator(5, "randomise")
+    rng = generator(5, "randomise")
     for parameter in adapter.theta_a.values():
-        parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=dice))
+        parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=rng))
 
 
 def each_alone(modules) -> contextlib.AbstractContextManager:
@@ -132,15 +132,15 @@ def test_a_batch_of_pairs_predicts_as_each_pair_alone(base, style):
 def test_losses_of_a_batch_are_those_of_its_rows(base, monkeypatch):
     """L_des of two pairs together = of either with the same timestep and noise."""
     batches = [crop(base, encoded(base, s, w), [(0, 0)]) for s, w in ((0, "dog"), (7, "star"))]
-    model, dice = RoutedModel(base, EARLY, tile=1.0), generator(0, "loss")
-    t = losses.draw_timesteps(base, 2, dice)
-    eps = losses.draw_noise(join(*batches).design, dice)
+    model, rng = RoutedModel(base, EARLY, tile=1.0), generator(0, "loss")
+    t = losses.draw_timesteps(base, 2, rng)
+    eps = losses.draw_noise(join(*batches).design, rng)
     with torch.no_grad():
         together = denoising(model, join(*batches), generator(0, "loss"), style=False)
         for i, batch in enumerate(batches):
             monkeypatch.setattr(losses, "draw_timesteps", lambda *_, i=i: t[i : i + 1])
             monkeypatch.setattr(losses, "draw_noise", lambda *_, i=i: eps[i : i + 1])
-            alone = denoising(model, batch, dice, style=False)
+            alone = denoising(model, batch, rng, style=False)
             assert float(alone) == pytest.approx(float(together[i]), rel=FLOAT)
 
 

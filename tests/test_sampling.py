@@ -11,10 +11,11 @@ import torch
 from diffusers import ControlNetUnionModel
 from PIL import Image
 
-from tambour.base import Base, generator, load, model, sampling
-from tambour.base.sampling import Condition, sample, windowed
+from tambour.base import Base, generator, load, model
 from tambour.base.sharing import remembered
 from tambour.base.tiles import blended, places, ramp
+from tambour.drawing import sampler as sampling
+from tambour.drawing.sampler import Condition, sample, windowed
 from tambour.progress import finished
 
 CLOSE = 1e-5  # sums in another order
@@ -125,9 +126,9 @@ def test_what_is_kept_stays(base: Base, monkeypatch: pytest.MonkeyPatch) -> None
     same = base.encode_image(2 * noise(1, 3, 64, 64, seed=3) - 1, generator(3, "apply"))
     kept, middle = torch.zeros(1, 1, 64, 64), same.shape[-1] // 2
     free = drawn(base)
-    assert torch.equal(free, drawn(base, kept=kept)) and (free - same).abs().min() > 0
+    assert torch.equal(free, drawn(base, keep_mask=kept)) and (free - same).abs().min() > 0
     kept[..., 32:] = 1
-    half = drawn(base, kept=kept)
+    half = drawn(base, keep_mask=kept)
     assert torch.equal(half[..., middle:], same[..., middle:])
     assert (half - same)[..., :middle].abs().mean() > 0.1
 
@@ -149,15 +150,6 @@ def test_what_no_step_changes_is_computed_once(base: Base) -> None:
     assert sampling.hears_text(tile) == hears
     assert len(calls) == 1
     assert rows == [4, 4] if hears else [2, 2]
-
-
-def test_a_controlnet_may_be_asked_more_rarely(base: Base) -> None:
-    rows = []
-    handle = base.controlnets["canny"].conv_in.register_forward_pre_hook(lambda *_: rows.append(1))
-    exact, rare = drawn(base), drawn(base, control_every=2)
-    handle.remove()
-    assert len(rows) == 2 + 1
-    assert 0 < (exact - rare).abs().mean() < 0.5 * exact.abs().mean()
 
 
 def test_remembering_is_by_object_and_ends() -> None:
@@ -265,26 +257,26 @@ def test_parts_that_wait_elsewhere_are_fetched_for_as_long_as_they_work(toy_base
     gpu = torch.device("cuda")
     base = dataclasses.replace(toy_base, device=gpu, offloaded=True)
     one, other = Part(), Part()
-    with base.present(one):
-        with pytest.raises(ZeroDivisionError), base.present(one, other):  # the first one is there already
+    with base.on_device(one):
+        with pytest.raises(ZeroDivisionError), base.on_device(one, other):  # the first one is there already
             assert one.device == other.device == gpu
             raise ZeroDivisionError
         assert one.device == gpu and other.device.type == "cpu"
     assert one.device.type == "cpu"
-    with dataclasses.replace(base, offloaded=False).present(one):
+    with dataclasses.replace(base, offloaded=False).on_device(one):
         assert one.device.type == "cpu"
 
 
 def test_offloaded_is_the_same_result(toy_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The UNet never leaves, ControlNets come for drawing, text encoders and autoencoder for their own work."""
     base, there = load(toy_sdxl, offloaded=True), load(toy_sdxl)
-    asked, present = [], Base.present
+    asked, on_device = [], Base.on_device
 
     def noted(self, *networks):
         asked.append({type(net).__name__ for net in networks})
-        return present(self, *networks)
+        return on_device(self, *networks)
 
-    monkeypatch.setattr(Base, "present", noted)
+    monkeypatch.setattr(Base, "on_device", noted)
     assert (drawn(base) - drawn(there)).abs().max() < CLOSE
     half = asked[: len(asked) // 2]
     assert half == [
@@ -298,7 +290,7 @@ def test_offloaded_is_the_same_result(toy_sdxl: Path, monkeypatch: pytest.Monkey
 def test_a_batch_of_designs_is_drawn_as_each(toy_base: Base) -> None:
     from test_apply import complete, design, finish
 
-    from tambour.apply import apply
+    from tambour.workflows.apply import apply
 
     style = complete(toy_base)
     designs = [design(0), design(1), design(2, (64, 48)), design(3, (64, 48))]

@@ -15,12 +15,11 @@ from test_bench_run import finish as run_to_end
 from test_sampling import drawn, noise
 from test_style import random_style
 
-from tambour.apply import apply
 from tambour.base import Base, generator
-from tambour.base.sampling import Condition, Outside
 from tambour.config import Analysis, Lora, Recipe, Stage, StageTwo, Training, read_recipe, recipe_values
-from tambour.customize import learn
-from tambour.images import REACH, key_ground, reach, rgb_to_lab
+from tambour.drawing.sampler import Condition, MaskedStyleGuidance
+from tambour.imaging.colour import rgb_to_lab
+from tambour.imaging.conditions import REACH, chroma_key, reach
 from tambour.pair.flat import Pair
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.style import attached
@@ -31,6 +30,8 @@ from tambour.training.pairs import draw, encode_pair
 from tambour.training.palettes import recoloured
 from tambour.training.routing import RoutedModel
 from tambour.training.stage_one import stage_one
+from tambour.workflows.apply import apply
+from tambour.workflows.learn import learn
 
 FABRIC = (235, 230, 215)
 
@@ -83,14 +84,14 @@ def test_the_key_is_no_colour_of_the_design(colour: tuple[int, int, int]) -> Non
     inside = np.zeros((40, 40), bool)
     inside[10:30, 10:30] = True
     flat[inside] = colour
-    keyed = np.asarray(key_ground(Image.fromarray(flat), inside))
+    keyed = np.asarray(chroma_key(Image.fromarray(flat), inside))
     assert (keyed[inside] == colour).all() and len(np.unique(keyed[~inside], axis=0)) == 1
     lab = rgb_to_lab(np.array([[colour, keyed[0, 0]]], np.uint8))[0]
     assert np.linalg.norm(lab[0] - lab[1]) > 60
 
 
 def test_nothing_stitched_has_a_key_too() -> None:
-    assert key_ground(Image.new("RGB", (20, 20)), np.zeros((20, 20), bool)).size == (20, 20)
+    assert chroma_key(Image.new("RGB", (20, 20)), np.zeros((20, 20), bool)).size == (20, 20)
 
 
 def test_reach() -> None:
@@ -116,8 +117,8 @@ def test_training_sees_the_key_and_counts_the_stitches(toy_base: Base, pair: Pai
         model = RoutedModel(toy_base, (toy_base.attention_blocks[0],), recipe.training.tile)
         return denoising(model, batch, generator(0, "loss"), style=style).item()
 
-    alone = Recipe(resolution=128, stitches_alone=True, training=Training(tile=1.0))
-    whole = dataclasses.replace(alone, stitches_alone=False)
+    alone = Recipe(resolution=128, masked_style=True, training=Training(tile=1.0))
+    whole = dataclasses.replace(alone, masked_style=False)
     encoded = [encode_pair(toy_base, pair.design, pair.embroidery, "bars", r, pair.mask) for r in (alone, whole)]
     outside = ~torch.from_numpy(reach(np.asarray(pair.mask) > 127)).bool()
     assert encoded[1].stitches is None and encoded[1].keyed is None
@@ -131,7 +132,7 @@ def test_training_sees_the_key_and_counts_the_stitches(toy_base: Base, pair: Pai
 
 
 def test_without_a_mask_the_design_tells_it(toy_base: Base, pair: Pair) -> None:
-    recipe = Recipe(resolution=128, stitches_alone=True, training=Training(tile=1.0))
+    recipe = Recipe(resolution=128, masked_style=True, training=Training(tile=1.0))
     read, told = (
         encode_pair(toy_base, pair.design, pair.embroidery, "bars", recipe, mask) for mask in (None, pair.mask)
     )
@@ -147,9 +148,9 @@ def test_crops_come_from_all_pairs(toy_base: Base, pair: Pair) -> None:
     assert len(batch) == 8 and kinds == {0, 1}
 
 
-def outside(base: Base, inside: torch.Tensor, scale: float = 1.0) -> Outside:
+def outside(base: Base, inside: torch.Tensor, scale: float = 1.0) -> MaskedStyleGuidance:
     conditions = {kind: Condition(noise(1, 3, 64, 64, seed=9), s) for kind, s in (("tile", 0.5), ("canny", 0.8))}
-    return Outside(base.encode_prompt(["a heart"]), conditions, inside, scale)
+    return MaskedStyleGuidance(base.encode_prompt(["a heart"]), conditions, inside, scale)
 
 
 def test_a_style_is_held_to_its_region(toy_base: Base) -> None:
@@ -159,13 +160,13 @@ def test_a_style_is_held_to_its_region(toy_base: Base) -> None:
     left[..., :32] = 1
     with attached(toy_base, style):
         usual = drawn(toy_base)
-        everywhere = drawn(toy_base, outside=outside(toy_base, torch.ones(1, 1, 64, 64)))
-        nowhere = drawn(toy_base, outside=outside(toy_base, torch.zeros(1, 1, 64, 64)))
-        half = drawn(toy_base, outside=outside(toy_base, left))
-        stronger = drawn(toy_base, outside=outside(toy_base, torch.ones(1, 1, 64, 64), 2.0))
+        everywhere = drawn(toy_base, masked_style=outside(toy_base, torch.ones(1, 1, 64, 64)))
+        nowhere = drawn(toy_base, masked_style=outside(toy_base, torch.zeros(1, 1, 64, 64)))
+        half = drawn(toy_base, masked_style=outside(toy_base, left))
+        stronger = drawn(toy_base, masked_style=outside(toy_base, torch.ones(1, 1, 64, 64), 2.0))
     other = random_style(toy_base, seed=4, alpha=8.0)
     with attached(toy_base, other):
-        nowhere_too = drawn(toy_base, outside=outside(toy_base, torch.zeros(1, 1, 64, 64)))
+        nowhere_too = drawn(toy_base, masked_style=outside(toy_base, torch.zeros(1, 1, 64, 64)))
     assert torch.allclose(usual, everywhere, atol=1e-5) and torch.equal(nowhere, nowhere_too)
     assert not torch.allclose(usual, nowhere, atol=1e-2) and not torch.allclose(stronger, everywhere, atol=1e-3)
     assert not torch.allclose(half, usual, atol=1e-3) and not torch.allclose(half, nowhere, atol=1e-3)
@@ -175,13 +176,13 @@ def test_windows_hold_it_too(toy_base: Base, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(type(toy_base), "native", 32)
     with attached(toy_base, random_style(toy_base, alpha=8.0)):
         usual = drawn(toy_base)
-        everywhere = drawn(toy_base, outside=outside(toy_base, torch.ones(1, 1, 64, 64)))
+        everywhere = drawn(toy_base, masked_style=outside(toy_base, torch.ones(1, 1, 64, 64)))
     assert torch.allclose(usual, everywhere, atol=1e-5)
 
 
 def test_apply_draws_by_the_styles_own_recipe(toy_base: Base) -> None:
     style = complete(toy_base)
-    values = dict(style.recipe, stitches_alone=True)
+    values = dict(style.recipe, masked_style=True)
     alone = dataclasses.replace(style, recipe=values)
     (whole,), (held,), (again,) = (finish(apply(s, [design()], base=toy_base, seed=1)) for s in (style, alone, alone))
     assert not np.array_equal(np.asarray(whole.image), np.asarray(held.image))
@@ -190,15 +191,15 @@ def test_apply_draws_by_the_styles_own_recipe(toy_base: Base) -> None:
 
 def test_both_recipes_of_mini_are_there() -> None:
     own, paper = read_recipe("mini"), read_recipe("mini-paper")
-    assert own.stitches_alone and own.training.palettes > 0
-    assert not paper.stitches_alone and not paper.training.palettes and paper.training.loss == "noise"
+    assert own.masked_style and own.training.palettes > 0
+    assert not paper.masked_style and not paper.training.palettes and paper.training.loss == "noise"
     assert recipe_values(paper)["base"] == "mini"
 
 
 def test_theta_e_learns_as_it_draws(toy_base: Base, pair: Pair, tmp_path) -> None:
     """With `style_only` around step 2 the rest of theta_a has no say in what theta_e learns."""
     blocks = toy_base.attention_blocks[:2]
-    recipe = Recipe(resolution=128, stitches_alone=True, training=Training(tile=1.0))
+    recipe = Recipe(resolution=128, masked_style=True, training=Training(tile=1.0))
     encoded = encode_pair(toy_base, pair.design, pair.embroidery, "bars", recipe, pair.mask)
     model = RoutedModel(toy_base, blocks, 1.0)
 
@@ -208,7 +209,7 @@ def test_theta_e_learns_as_it_draws(toy_base: Base, pair: Pair, tmp_path) -> Non
                 if name not in adapter.theta_e:
                     parameter.data.fill_(rest)
             as_drawn = functools.partial(style_only, adapter) if held else nullcontext
-            steps = stage_one(model, [encoded], 1, designs=False, as_drawn=as_drawn)
+            steps = stage_one(model, [encoded], 1, content_step=False, as_drawn=as_drawn)
             assert [step.updates for step in steps] == ["theta_e"]
             common = dict(seed=0, checkpoint=tmp_path / f"{rest}-{held}", every_seconds=1e9, curves={})
             for _ in train("one", adapter, steps, Stage(2, 1e-2), **common):
@@ -227,13 +228,13 @@ def test_a_recipe_may_name_the_blocks(toy_base: Base, pair: Pair, tmp_path) -> N
     short = Recipe(
         resolution=64,
         crop=32,
-        stitches_alone=True,
+        masked_style=True,
         analysis=Analysis(inversion="noised", steps=2, segments=2, blocks=wanted),
         training=Training(tile=1.0, palettes=1),
-        stage_one=Stage(1, designs=False),
+        stage_one=Stage(1, content_step=False),
         stage_two=StageTwo(0),
     )
     for blocks, chosen in ((None, wanted), (toy_base.attention_blocks[:1], toy_base.attention_blocks[:1])):
         run = learn(photo, base=toy_base, recipe=short, blocks=blocks, work=tmp_path / str(len(chosen)))
         style = run_to_end(run)[1]
-        assert tuple(style.blocks) == chosen and style.recipe["stitches_alone"]
+        assert tuple(style.blocks) == chosen and style.recipe["masked_style"]

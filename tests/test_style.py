@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toy import make_toy
 
 from tambour.base import Base, generator, load
-from tambour.base.toy import make_toy
 from tambour.config import Recipe, recipe_values
 from tambour.errors import InputError, OutputExists, StyleError
 from tambour.style import Style, attached, check_base, read_style, write_style
@@ -35,9 +35,9 @@ def random_style(base: Base, rank: int = 4, alpha: float = 8.0, seed: int = 0) -
     tensors = {}
     for step, module in enumerate(modules):
         weight = base.unet.get_submodule(module).weight
-        dice = generator(seed, "style", step)
-        down = torch.randn(rank, *weight.shape[1:], generator=dice) * 0.3
-        up = torch.randn(weight.shape[0], rank, *[1] * (weight.ndim - 2), generator=dice) * 0.3
+        rng = generator(seed, "style", step)
+        down = torch.randn(rank, *weight.shape[1:], generator=rng) * 0.3
+        up = torch.randn(weight.shape[0], rank, *[1] * (weight.ndim - 2), generator=rng) * 0.3
         tensors |= {f"unet.{module}.lora_A.weight": down, f"unet.{module}.lora_B.weight": up}
     return Style(
         tensors=tensors,

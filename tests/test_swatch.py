@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from tambour.bench.methods.swatch import PIECE, PIECES, cut_swatch, lay_swatch
+from tambour.imaging.scores import colour_difference
+from tambour.imaging.texture import dominant_period, texture_distance, texture_statistics
 from tambour.stitch import Fabric, default_stitch, render
-from tambour.texture import colour_difference, dominant_period, texture_distance, texture_statistics
 
 SIDE = 256
 

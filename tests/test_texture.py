@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tambour import texture
-from tambour.texture import dominant_period, texture_distance, texture_statistics
+from tambour.imaging.scores import ciede2000, colour_difference, edge_f1, hfrd, score
+from tambour.imaging.texture import dominant_period, texture_distance, texture_statistics
 
 SIZE = 256
 
@@ -186,46 +186,44 @@ def test_ciede2000_matches_the_published_pairs():
         [90.8027, -2.0831, 1.441, 91.1528, -1.6435, 0.0447, 1.4441],
         [2.0776, 0.0795, -1.135, 0.9033, -0.0636, -0.5514, 0.9082],
     ])  # fmt: skip
-    assert np.allclose(texture.ciede2000(pairs[:, :3], pairs[:, 3:6]), pairs[:, 6], atol=1e-4)
-    assert np.allclose(texture.ciede2000(pairs[:, 3:6], pairs[:, :3]), pairs[:, 6], atol=1e-4)
+    assert np.allclose(ciede2000(pairs[:, :3], pairs[:, 3:6]), pairs[:, 6], atol=1e-4)
+    assert np.allclose(ciede2000(pairs[:, 3:6], pairs[:, :3]), pairs[:, 6], atol=1e-4)
 
 
 def test_colour_difference_sees_colour_not_stitches():
-    assert texture.colour_difference(design(), design()) == 0
-    assert texture.colour_difference(stitched(satin(0) - satin(0).mean()), design()) < 3
-    assert texture.colour_difference(np.roll(design(), 1, 2), design()) > 10
-    assert texture.colour_difference(np.zeros_like(design()), np.full_like(design(), 255)) == pytest.approx(
-        100, abs=0.1
-    )
+    assert colour_difference(design(), design()) == 0
+    assert colour_difference(stitched(satin(0) - satin(0).mean()), design()) < 3
+    assert colour_difference(np.roll(design(), 1, 2), design()) > 10
+    assert colour_difference(np.zeros_like(design()), np.full_like(design(), 255)) == pytest.approx(100, abs=0.1)
     inside = np.zeros((SIZE, SIZE), bool)
     inside[:20] = True
-    assert texture.colour_difference(design()[..., ::-1], design(), inside) < 10  # only the pale ground is looked at
+    assert colour_difference(design()[..., ::-1], design(), inside) < 10  # only the pale ground is looked at
 
 
 def test_edge_f1_sees_borders_not_stitches():
-    assert texture.edge_f1(design(), design()) > 0.999
-    assert texture.edge_f1(stitched(satin(0)), design()) > 0.9
-    assert texture.edge_f1(np.roll(design(), 15, 1), design()) < 0.75
-    assert texture.edge_f1(np.full_like(design(), 200), design()) == 0
-    assert texture.edge_f1(cv2.resize(design(), (512, 512)), design()) > 0.95
+    assert edge_f1(design(), design()) > 0.999
+    assert edge_f1(stitched(satin(0)), design()) > 0.9
+    assert edge_f1(np.roll(design(), 15, 1), design()) < 0.75
+    assert edge_f1(np.full_like(design(), 200), design()) == 0
+    assert edge_f1(cv2.resize(design(), (512, 512)), design()) > 0.95
 
 
 def test_hfrd_sees_high_frequencies():
-    assert texture.hfrd(design(), design()) == 0
-    near = texture.hfrd(stitched(satin(1)), stitched(satin(0)))
-    assert near < 0.2 * texture.hfrd(design(), stitched(satin(0)))
+    assert hfrd(design(), design()) == 0
+    near = hfrd(stitched(satin(1)), stitched(satin(0)))
+    assert near < 0.2 * hfrd(design(), stitched(satin(0)))
     wave = np.sin(np.arange(SIZE) * 2 * np.pi / 4)
     fine = np.repeat((127 + 60 * wave).astype(np.uint8)[None, :, None], SIZE, 0).repeat(3, 2)
-    assert texture.hfrd(fine, np.full_like(fine, 127)) > 0.99
+    assert hfrd(fine, np.full_like(fine, 127)) > 0.99
 
 
 def test_score_orders_results():
     reference = stitched(satin(0), np.full((SIZE, SIZE, 3), (90, 140, 70), np.uint8))
-    good = texture.score(stitched(satin(1)), reference, design())
+    good = score(stitched(satin(1)), reference, design())
     assert all(0 <= value <= 1 for value in (good.style, good.design, good.colour, good.total))
-    assert good == texture.score(stitched(satin(1)), texture_statistics(reference), design())
-    flat = texture.score(design(), reference, design())
-    leaked = texture.score(reference, reference, design())
-    wrong = texture.score(stitched(cross(0)), reference, design())
+    assert good == score(stitched(satin(1)), texture_statistics(reference), design())
+    flat = score(design(), reference, design())
+    leaked = score(reference, reference, design())
+    wrong = score(stitched(cross(0)), reference, design())
     assert good.style > wrong.style > flat.style
     assert good.total > max(flat.total, leaked.total, wrong.total)

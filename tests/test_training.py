@@ -58,9 +58,9 @@ def encoded(base, *, size=(32, 32), seed=0, words="dog", **numbers):
 
 def randomise(adapter, scale: float = 0.3) -> None:
     """Give the LoRA an effect."""
-    dice = generator(5, "randomise")
+    rng = generator(5, "randomise")
     for parameter in adapter.theta_a.values():
-        parameter.data.copy_(scale * torch.randn(parameter.shape, generator=dice))
+        parameter.data.copy_(scale * torch.randn(parameter.shape, generator=rng))
 
 
 # -- equations, against values by hand --------------------------------------------------------------------------------
@@ -124,9 +124,9 @@ def test_contrast_uses_the_designs_the_base_and_routing(base, prediction, monkey
     with adapted(base, STYLE_BLOCKS, LORA, generator(0, "lora")) as adapter, torch.no_grad():
         randomise(adapter)
         found = contrast(model, ref, gen, generator(0, "loss"))
-        dice = generator(0, "loss")
-        t = draw_timesteps(base, 1, dice)
-        noise = torch.randn(ref.design.shape, generator=dice)
+        rng = generator(0, "loss")
+        t = draw_timesteps(base, 1, rng)
+        noise = torch.randn(ref.design.shape, generator=rng)
 
         def eps(batch, style):
             z = base.add_noise(batch.design, noise, t)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -12,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 from test_apply import complete, finish
+from toy import make_toy, make_toy_prior
 
-from tambour.apply import apply, imagine
 from tambour.base import Base, generator, load
-from tambour.base.prior import SIDE, Patches, Prior, caption, draw, find_prior, load_prior
-from tambour.base.toy import make_toy, make_toy_prior
-from tambour.config import Recipe, Sampling
+from tambour.config import Recipe, Sampling, recipe_from
 from tambour.errors import BaseModelError, InputError
-from tambour.images import rgb_to_lab
+from tambour.imaging.colour import rgb_to_lab
+from tambour.prior.model import SIDE, Patches, Prior, caption, draw, find_prior, load_prior
+from tambour.prior.words import Wish, crisp, design_of, read_prompt
 from tambour.progress import Progress
 from tambour.style import Style
-from tambour.words import Wish, crisp, design_of, read_prompt
+from tambour.workflows.apply import apply, imagine
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +93,9 @@ def test_the_same_seed_draws_the_same(prior: Prior) -> None:
 
 def test_seeds_choose_between_hands(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("tambour.words.draw", lambda prior, told, dice: asked.append(told) or np.zeros((64, 64, 4)))
+    monkeypatch.setattr(
+        "tambour.prior.words.draw", lambda prior, told, rng: asked.append(told) or np.zeros((64, 64, 4))
+    )
     for seed in range(12):
         design_of(prior, Wish("dog", "red", ()), seed, 64)
     assert set(asked) == {f"a red dog {hand + 1}" for hand in range(prior.hands)}
@@ -141,20 +142,21 @@ def test_imagine_shows_the_design_of_the_words(spoken: Path, prior: Prior, style
 
 
 def test_a_recipe_may_have_the_base_draw_words_itself(spoken: Path, toy: Path, style: Style) -> None:
-    direct = Recipe(sampling=Sampling(size=64, steps=2, guidance_scale=1.0, words="direct"))
+    direct = Recipe(sampling=Sampling(size=64, steps=2, guidance_scale=1.0, prompt_route="base"))
     (one,) = finish(imagine(style, "a red dog", base=load(spoken), recipe=direct))
     (same,) = finish(imagine(style, "a red dog", base=load(toy)))  # that has no prior
     assert np.array_equal(np.asarray(one.image), np.asarray(same.image))
-    wrong = dataclasses.replace(direct, sampling=dataclasses.replace(direct.sampling, words="loud"))
-    with pytest.raises(InputError, match=r"'loud'.*design, direct"):
-        list(imagine(style, "a red dog", base=load(spoken), recipe=wrong))
+    with pytest.raises(InputError, match=r"'loud'.*prior, base"):
+        recipe_from({"sampling": {"prompt_route": "loud"}})
 
 
 def test_the_prior_leaves_the_fingerprint_alone_and_loads_only_when_asked(
     spoken: Path, toy: Path, style: Style, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load(spoken).fingerprint == load(toy).fingerprint
-    monkeypatch.setattr(sys.modules["tambour.apply"], "load_prior", lambda folder: pytest.fail("loaded without need"))
+    monkeypatch.setattr(
+        sys.modules["tambour.workflows.apply"], "load_prior", lambda folder: pytest.fail("loaded without need")
+    )
     base: Base = load(spoken)
     list(apply(style, [Image.new("RGB", (64, 64), "red")], base=base))
 

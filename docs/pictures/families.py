@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tambour
 from tambour.images import contact_sheet
+
+import tambour
 from tambour.stitch import FAMILIES, Fabric
 
 DESIGNS = Path(tambour.__file__).with_name("designs")

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tambour.analysis.blocks import BlockChoice
-    from tambour.apply import Result
     from tambour.base import Base
     from tambour.config import Recipe
     from tambour.pair.flat import Pair
     from tambour.progress import Progress
     from tambour.stitch import Fabric, Rendered, Stitch
     from tambour.style import Style
+    from tambour.workflows.apply import Result
 
     Picture: TypeAlias = str | Path | Image
     Watch: TypeAlias = Callable[[Progress | Result], object]
@@ -96,9 +96,9 @@ def learn(
     Raises:
         InputError, BaseModelError, OutputExists: see `tambour.errors`.
     """
-    from tambour.customize import learn as customize
     from tambour.style import read_style, write_style
-    from tambour.work import check_targets, move, work_folder
+    from tambour.workflows.jobs import check_targets, move, work_folder
+    from tambour.workflows.learn import learn as customize
 
     wanted = dict(design=design, base=base, recipe=recipe, seed=seed, blocks=blocks, describe=describe, stitch=stitch)
     if output is None:
@@ -156,7 +156,7 @@ def apply(
     Raises:
         InputError, StyleError, BaseModelError: see `tambour.errors`.
     """
-    from tambour.apply import apply as run
+    from tambour.workflows.apply import apply as run
 
     style = _style(style)
     settings = dict(size=size, strength=strength, edges=edges, guide=guide, samples=samples, transparent=transparent)
@@ -176,7 +176,7 @@ def imagine(
     progress: Watch | None = None,
 ) -> list[Result]:
     """Draw `n` pictures of a prompt ("a yellow dog") in a style; arguments and faults as for `apply`."""
-    from tambour.apply import imagine as run
+    from tambour.workflows.apply import imagine as run
 
     style = _style(style)
     numbers = drawing_recipe(style, recipe)
@@ -196,7 +196,7 @@ def blocks(
 
     Arguments and faults as for `learn`.
     """
-    from tambour.customize import analyse
+    from tambour.workflows.learn import analyse
 
     return _returned(analyse(photo, design=design, base=base, recipe=recipe, describe=describe), progress)
 
@@ -232,7 +232,7 @@ def pair(
         InputError: the photo cannot be used, or a setting belongs to the other route.
         BaseModelError: the models of "sd3" cannot be loaded.
     """
-    from tambour.images import flatten
+    from tambour.imaging.geometry import flatten
     from tambour.pair import flat
 
     if route not in ("flat", "sd3"):
@@ -274,7 +274,7 @@ def stitch(
     Raises:
         InputError: a picture cannot be used, or a parameter is unknown or out of range.
     """
-    from tambour.images import fit
+    from tambour.imaging.geometry import fit
     from tambour.stitch import render
 
     chosen = choose_stitch(kind, like=like, size=size, mm=mm, **parameters)
@@ -294,7 +294,7 @@ def choose_stitch(
 
     import numpy as np
 
-    from tambour.images import fit, flatten
+    from tambour.imaging.geometry import fit, flatten
     from tambour.stitch import Stitch, default_stitch
     from tambour.stitch.fit import fit_stitch
 
@@ -319,7 +319,7 @@ def choose_stitch(
 
 
 def _picture(source: Picture, size: int | None = None) -> Image:
-    from tambour.images import open_image
+    from tambour.imaging.files import open_image
 
     return open_image(source, size) if isinstance(source, str | Path) else source
 
@@ -375,7 +375,7 @@ def _returned(work: Iterable[Progress], progress: Watch | None):
 
 
 def _results(work: Iterable[Progress | Result], progress: Watch | None) -> list[Result]:
-    from tambour.apply import Result
+    from tambour.workflows.apply import Result
 
     results = []
     for record in work:

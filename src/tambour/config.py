@@ -1,4 +1,7 @@
-"""Recipes: frozen dataclasses read from TOML. No torch here, so that the command line starts at once."""
+"""Recipes: frozen dataclasses read from TOML. No torch here, so that the command line starts at once.
+
+Where only some words are allowed, a field's type is a `Literal`; `_build` checks it, and names the words in the error.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,12 @@ import typing
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from tambour.errors import InputError
+
+DesignKind = Literal["flat", "canny", "outline", "filled"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +24,8 @@ class Prompts:
     """Prompt templates (method, section 3). `{}` is the description of the design."""
 
     trigger: str = "[emb]"
-    design: str = "a {}"
-    style: str = "a {} in [emb] style"
+    content: str = "a {}"  # c_des
+    style: str = "a {} in [emb] style"  # c_emb
     negative: str = "lowres, bad anatomy, cropped, worst quality, low quality"
 
 
@@ -35,7 +42,7 @@ class Lora:
 class Analysis:
     """Inversion and block similarity (method, section 2)."""
 
-    inversion: str = "renoise"  # "renoise", "ddim" or "noised" (no inversion, for weak bases)
+    inversion: Literal["renoise", "ddim", "noised"] = "renoise"  # "noised": no inversion, for weak bases
     steps: int = 50
     renoise_iterations: int = 4
     segments: int = 10
@@ -50,7 +57,9 @@ class Training:
     tile: float = 0.0  # scale of ControlNet-Tile, fed with the design, in every pass (our option; the paper: none);
     # where the design is an edge map, of ControlNet-Canny
     palettes: int = 0  # recoloured copies of the pair that training sees too: colour is content (our option)
-    loss: str = "noise"  # squared errors of the noise (the paper), or of the base's own "output": v or x0 (our option)
+    loss: Literal["noise", "output"] = (
+        "noise"  # squared errors of the noise (the paper), or of the base's own "output": v or x0 (our option)
+    )
     gradient_checkpointing: bool = False  # less memory, a third more time
     checkpoint_seconds: float = 15.0  # at most this much work is lost when the run is killed
 
@@ -61,7 +70,7 @@ class Stage:
 
     iterations: int = 400
     learning_rate: float = 1e-4
-    designs: bool = True  # step 1 too; False: the embroidery alone is learnt (ours)
+    content_step: bool = True  # step 1, on the design, too; False: the embroidery alone is learnt (ours)
     decay: float = 1.0  # the learning rate falls to this share of itself, by half a cosine; 1: it is constant
 
 
@@ -71,7 +80,9 @@ class Complement:
 
     count: int = 10  # 0: none; the reference pair, at another place, stands for the generated one (an ablation)
     filters: bool = True  # False: every generated pair is kept, as in the authors' release
-    source: str = "text"  # "text": from prompts alone; "designs": from bundled designs through the structure conditions
+    source: Literal["text", "designs"] = (
+        "text"  # "text": from prompts alone; "designs": from bundled designs through the structure conditions
+    )
     designs: tuple[str, ...] = ()  # the bundled designs that "designs" draws from; (): all
     colours: tuple[str, ...] = ("red", "blue", "yellow", "green", "orange", "purple", "pink", "brown", "black", "white")
     objects: tuple[str, ...] = ("dog", "flower", "star", "bird", "heart", "tree", "fish", "cat", "leaf", "house")
@@ -110,17 +121,18 @@ class Sampling:
     steps: int = 30
     draft_steps: int = 10  # in place of `steps` in a draft: a third of the time, texture lost
     guidance_scale: float = 7.0
-    control_every: int = 1  # ControlNets are asked in every n-th step; above 1 an approximation
     lora_scale: float = 1.0
-    style_guidance: float = 1.0  # with `stitches_alone`: how far the style moves the base's prediction (ours)
+    style_guidance: float = 1.0  # with `masked_style`: how far the style moves the base's prediction (ours)
     blur_kernel: int = 15  # Gaussian kernel of the tile condition, px at `size`
     canny_low: int = 100
     canny_high: int = 200
-    words: str = "design"  # how words are drawn: "design", where the base has a prior, which makes a flat design of
-    # them first (ours); "direct", by the base itself (the paper)
+    prompt_route: Literal["prior", "base"] = (
+        "prior"  # how words are drawn: "prior", where the base has one, which makes
+    )
+    # a flat design of them first (ours); "base": by the base itself (the paper)
     warning: str = ""  # told to who draws from words alone, where the base does so itself
-    guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper); "stitches", it drawn in the
-    # stitch fitted to the reference; "photo", it covered with the reference's own stitches
+    guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper);
+    # "stitches", it drawn in the stitch fitted to the reference; "photo", it in the reference's own stitches (`guides/`)
     guide_strength: float = 0.6  # SDEdit strength when starting from a guide
     firm: Edges = field(default_factory=Edges)
     free: Edges = field(default_factory=lambda: Edges(tile=0.4, canny=0.0, strength=0.85, correct_colours=False))
@@ -131,16 +143,16 @@ class Recipe:
     """Every number of one run. `recipes/sdxl.toml` holds the paper's, `recipes/mini.toml` what works on mini."""
 
     base: str = "mini"
-    design: str = "flat"  # A of the pair, and what a result is drawn from: "flat" colours; the "canny" map of a picture
-    # (method, section 7); its "outline", Canny after flattening, which leaves texture out: in the place of HED; or, of
-    # a result alone, its outlines "filled" with the reference's colours, whose own A is flat (ours)
+    design_kind: DesignKind = "flat"  # A of the pair, and what a result is drawn from: "flat" colours; the "canny" map
+    # of a picture (method, section 7); its "outline", Canny after flattening, which leaves texture out: in the place of
+    # HED; or, of a result alone, its outlines "filled" with the reference's colours, whose own A is flat (ours)
     resolution: int = 1024  # longer side the reference is resized to, px (aspect ratio is kept)
     enlarge: bool = True  # a smaller reference too; False: only a larger one, so that stitches keep their size
     crop: int = 0  # side of random training crops (and of the analysed window) at that resolution, px; 0: all of it
     batch: int = 1  # crops an update of stage one
-    stitches_alone: bool = False  # learn and draw the style where there are stitches alone: its passes see the design
-    # on a ground it cannot be confused with, errors count inside, and the base alone draws the ground (ours)
-    precision: str = "float32"  # of the frozen base: float32, bfloat16, float16 or int8 (least memory); LoRA: float32
+    masked_style: bool = False  # learn and draw the style where there are stitches alone: its passes see the design on
+    # a ground it cannot be confused with, errors count inside, and the base alone draws the ground (ours)
+    precision: Precision = "float32"  # of the frozen base; int8: least memory. The LoRA is float32 always
     prompts: Prompts = field(default_factory=Prompts)
     lora: Lora = field(default_factory=Lora)
     analysis: Analysis = field(default_factory=Analysis)
@@ -153,11 +165,11 @@ class Recipe:
     @property
     def flat(self) -> bool:
         """Designs show areas of colour; False: edges alone."""
-        return self.design in ("flat", "filled")
+        return self.design_kind in ("flat", "filled")
 
     @property
-    def heard(self) -> str:
-        """The kind of ControlNet that training hears, or ""."""
+    def training_controlnet(self) -> str:
+        """The kind of the ControlNet that sees A in every training pass, or ""."""
         kind = "tile" if self.flat else "canny"
         return kind if self.training.tile else ""
 
@@ -174,33 +186,37 @@ class Recipe:
         return self.resolution if self.enlarge else min(self.resolution, max(longer, 2 * self.crop))
 
 
-_GONE = ("patches",)  # keys of [sampling] that only recipes of earlier style files have
-
-
-def _build(cls: type, values: dict, where: str):
-    """Build dataclass `cls` from a TOML table, refusing unknown keys and wrong types."""
+def _build(cls: type, values: object, where: str = ""):
+    """Build dataclass `cls` from a TOML table, refusing unknown keys, wrong types and words that are not allowed."""
+    if not isinstance(values, dict):
+        raise InputError(f"Recipe key {where.rstrip('.')!r} must be a table, not {values!r}.")
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
+    unknown = sorted(set(values) - set(hints))
     if unknown:
-        allowed = ", ".join(sorted(known))
-        raise InputError(f"Recipe key {where}{unknown[0]!r} is not known.", f"Allowed here: {allowed}.")
-    built = {}
-    for key, value in values.items():
-        kind = hints[key]
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise InputError(f"Recipe key {where}{key!r} must be a table, not {value!r}.")
-            built[key] = _build(kind, value, f"{where}{key}.")
-        elif typing.get_origin(kind) is tuple:
-            built[key] = tuple(value)
-        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-            built[key] = float(value)
-        elif type(value) is not kind:
-            raise InputError(f"Recipe key {where}{key!r} must be {kind.__name__}, not {value!r}.")
-        else:
-            built[key] = value
-    return cls(**built)
+        raise InputError(
+            f"Recipe key {where}{unknown[0]!r} is not known.", f"Allowed here: {', '.join(sorted(hints))}."
+        )
+    return cls(**{key: _value(hints[key], value, f"{where}{key}") for key, value in values.items()})
+
+
+def _value(kind: type, value: object, key: str):
+    """A value of a recipe as its type wants it; see `_build`."""
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, f"{key}.")
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            allowed = ", ".join(map(str, typing.get_args(kind)))
+            raise InputError(f"Recipe key {key!r} cannot be {value!r}.", f"Allowed: {allowed}.")
+        return value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"Recipe key {key!r} must be a list, not {value!r}.")
+        return tuple(_value(typing.get_args(kind)[0], one, key) for one in value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"Recipe key {key!r} must be {kind.__name__}, not {value!r}.")
+    return value
 
 
 def read_recipe(source: str | Path) -> Recipe:
@@ -252,25 +268,37 @@ def _merged(values: dict, changes: dict) -> dict:
 
 
 def recipe_from(values: dict) -> Recipe:
-    """A recipe from the plain dicts that `recipe_values` gives, or gave; errors as `read_recipe`."""
-    sampling = {key: value for key, value in values.get("sampling", {}).items() if key not in _GONE}
-    return _build(Recipe, values | {"sampling": sampling}, "")
+    """A recipe from the plain dicts that `recipe_values` gives; errors as `read_recipe`."""
+    return _build(Recipe, values)
 
 
-def on_edges(recipe: Recipe, design: str) -> Recipe:
+def resolve_recipe(recipe: Recipe | str | Path | None, base: str) -> Recipe:
+    """The recipe meant by what the user gave; None: the bundled one of the base's name, for other bases the paper's.
+
+    Raises:
+        InputError: see `read_recipe`.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is not None:
+        return read_recipe(recipe)
+    return read_recipe(base) if base in ("mini", "sdxl") else Recipe(base=base)
+
+
+def on_edges(recipe: Recipe, kind: DesignKind) -> Recipe:
     """The recipe for results drawn from edges: "canny" or "outline" (A is one too; method, section 7), or "filled".
 
     Of a recipe for flat designs, what needs their colours or areas is taken back: no tile condition, no colour
     correction, no guide, no palettes, stitches everywhere; drawn from pure noise under Canny at full scale. A recipe
     for edge maps keeps its numbers, and so does one whose outlines are filled.
     """
-    if design == "filled" or not recipe.flat:
-        return replace(recipe, design=design)
+    if kind == "filled" or not recipe.flat:
+        return replace(recipe, design_kind=kind)
     sampling = recipe.sampling
     edges = Edges(tile=0.0, canny=1.0, strength=1.0, correct_colours=False)
     sampling = replace(sampling, guide="none", style_guidance=1.0, firm=edges, free=edges)
     training = replace(recipe.training, palettes=0)
-    return replace(recipe, design=design, stitches_alone=False, training=training, sampling=sampling)
+    return replace(recipe, design_kind=kind, masked_style=False, training=training, sampling=sampling)
 
 
 def recipe_values(recipe: Recipe) -> dict:

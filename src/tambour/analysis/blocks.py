@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tambour.analysis.chart import Panel, draw_charts
 from tambour.errors import InputError
+from tambour.imaging.charts import Panel, draw_charts
 
 FEWEST = 2
 

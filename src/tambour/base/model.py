@@ -122,7 +122,7 @@ class Base:
     def encode_prompt(self, texts: Sequence[str]) -> Prompt:
         """Encode texts exactly as diffusers' pipeline does: embeds (B, T, d), pooled (B, p)."""
         encoders = [net for net in (self.text_encoder, self.text_encoder_2) if net is not None]
-        with self.present(*encoders):
+        with self.on_device(*encoders):
             embeds, _, pooled, _ = self.text_pipeline().encode_prompt(
                 list(texts), device=self.device, do_classifier_free_guidance=False
             )
@@ -200,7 +200,7 @@ class Base:
     def _precise_vae(self, precise: bool = False) -> Iterator[AutoencoderKL | AutoencoderTiny]:
         """The autoencoder, in float32 for as long as it needs to be (SDXL's own overflows in float16) or `precise`."""
         upcast = (self.vae.config.force_upcast or precise) and self.vae.dtype == torch.float16
-        with self.present(self.vae):
+        with self.on_device(self.vae):
             try:
                 yield self.vae.float() if upcast else self.vae
             finally:
@@ -208,7 +208,7 @@ class Base:
                     self.vae.half()
 
     @contextmanager
-    def present(self, *networks: torch.nn.Module) -> Iterator[None]:
+    def on_device(self, *networks: torch.nn.Module) -> Iterator[None]:
         """While open, these are on the device; those that waited elsewhere (`offloaded`) go back."""
         waiting = [net for net in networks if self.offloaded and next(net.parameters()).device != self.device]
         try:

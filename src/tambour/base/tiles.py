@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-Place = tuple[int, int]
+Corner = tuple[int, int]
 
 
-def places(height: int, width: int, tile: tuple[int, int], overlap: float) -> list[Place]:
+def places(height: int, width: int, tile: tuple[int, int], overlap: float) -> list[Corner]:
     """Corners (top, left) of tiles that cover height x width, row by row, evenly spread.
 
     Args:
@@ -38,11 +38,11 @@ def ramp(tile: tuple[int, int], overlap: float, like: torch.Tensor) -> torch.Ten
 
 
 def blended(
-    corners: Sequence[Place],
+    corners: Sequence[Corner],
     size: tuple[int, int],
     tile: tuple[int, int],
     overlap: float,
-    compute: Callable[[int, Place], torch.Tensor],
+    compute: Callable[[int, Corner], torch.Tensor],
 ) -> torch.Tensor:
     """`compute(number, corner)` of every tile (B, c, h, w), as one (B, c, H, W): the weighted mean where tiles overlap.
 

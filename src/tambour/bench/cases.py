@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from tambour.errors import InputError
-from tambour.images import flatten, open_image
+from tambour.imaging.files import open_image
+from tambour.imaging.geometry import flatten
 from tambour.stitch import Fabric, Rendered, Stitch, render
 
 SIZE = 512  # px, both sides of every picture of TruthBench
@@ -294,9 +295,9 @@ def read_folder(folder: str | Path, size: int = SIZE) -> tuple[tuple[Pairing, ..
     Raises:
         InputError: a folder is missing or empty, or a picture cannot be used.
     """
-    from tambour.images import fit
+    from tambour.imaging.geometry import fit
     from tambour.pair.flat import make_design
-    from tambour.training.reference import fabric_colour
+    from tambour.pair.reference import fabric_colour
 
     folder = Path(folder)
     found: dict[str, list[Path]] = {}

@@ -22,7 +22,8 @@ from tambour.bench import cases
 from tambour.bench.cases import Pairing, StyleCase, Target
 from tambour.bench.looks import look
 from tambour.errors import InputError
-from tambour.images import flatten, rgb_to_lab
+from tambour.imaging.colour import rgb_to_lab
+from tambour.imaging.geometry import flatten
 from tambour.stitch import Fabric, Rendered, Stitch, render
 
 Colour = tuple[int, int, int]

@@ -12,18 +12,10 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from tambour.images import rgb_to_lab
-from tambour.texture import (
-    HFRD_CUTOFF,
-    colour_difference,
-    contrast_map,
-    directions,
-    dominant_period,
-    edge_f1,
-    hfrd,
-    texture_distance,
-    texture_statistics,
-)
+from tambour.imaging.colour import rgb_to_lab
+from tambour.imaging.contrast import contrast_map, directions
+from tambour.imaging.scores import HFRD_CUTOFF, colour_difference, edge_f1, hfrd
+from tambour.imaging.texture import dominant_period, texture_distance, texture_statistics
 
 VERSION = 2  # raise it when a metric changes: results kept on disk are then measured again
 THREAD = 0.008  # of the longer side: a blur that wide removes stitches, as in `texture.edge_f1`

@@ -19,7 +19,8 @@ from PIL import Image
 from tambour.bench.cases import Pairing
 from tambour.bench.metrics import THREAD, Metric
 from tambour.errors import InputError
-from tambour.images import flatten, to_tensor
+from tambour.imaging.geometry import flatten
+from tambour.imaging.tensors import to_tensor
 
 METRICS: tuple[Metric, ...] = (
     Metric("lpips", "LPIPS to design", "lower", 0, np.inf, "Zhang et al. 2018, AlexNet (package lpips)"),

@@ -21,9 +21,11 @@ from tambour.bench.methods import METHODS
 from tambour.bench.metrics import METRICS, Metric
 from tambour.bench.perceptual import of_result, pick
 from tambour.bench.run import measure_again, pairings_of, results, setup_of
-from tambour.images import contact_sheet, flatten, save_image
+from tambour.imaging.files import save_image
+from tambour.imaging.geometry import flatten
+from tambour.imaging.sheet import contact_sheet
 from tambour.progress import Progress
-from tambour.work import write_json
+from tambour.workflows.jobs import write_json
 
 RESAMPLES = 2000
 ROBUST = "a picture passes with at most half the unstyled design's texture distance to the truth, CIEDE2000 to the " \

@@ -28,13 +28,14 @@ from tambour.bench import cases, domains, metrics
 from tambour.bench.cases import Pairing, Target
 from tambour.bench.methods import VERSION, pick
 from tambour.bench.methods.task import Method, Task, scaled, stitched
-from tambour.config import Recipe, recipe_values
-from tambour.customize import controlnets, numbers
+from tambour.config import Recipe, recipe_values, resolve_recipe
 from tambour.errors import InputError
-from tambour.images import flatten, save_image
+from tambour.imaging.files import save_image
+from tambour.imaging.geometry import flatten
+from tambour.imaging.texture import texture_statistics
 from tambour.progress import Progress
-from tambour.texture import texture_statistics
-from tambour.work import write_json
+from tambour.workflows.jobs import write_json
+from tambour.workflows.learn import controlnets
 
 PLAN = "plan.json"
 LIBRARY_SEED, CEILING_SEED = 1007, 2007  # of the truths that name styles, and of the ceiling; not the truth's own
@@ -117,12 +118,12 @@ class Plan:
                 raise InputError(f"Method {name!r} is not run in domain {self.domain}.", f"Allowed: {allowed}.")
         return pick(self.methods or domains.USUAL)
 
-    def numbers(self) -> Recipe:
+    def recipe_meant(self) -> Recipe:
         """The recipe named, or that of the base for the domain, with the budget in it; faults as `read_recipe`."""
         name = self.recipe
         if name is None and self.domain != domains.EMBROIDERY:
             name = f"{self.base}-{domains.DOMAINS[self.domain].recipe}"
-        return scaled(numbers(name, self.base), self.budget)
+        return scaled(resolve_recipe(name, self.base), self.budget)
 
 
 REDUCED = Plan(
@@ -151,7 +152,7 @@ def run(out: str | Path, plan: Plan) -> Iterator[Progress]:
     """
     out = Path(out)
     pairings, prompts = plan.pairings()
-    methods, recipe = plan.methods_meant(), plan.numbers()
+    methods, recipe = plan.methods_meant(), plan.recipe_meant()
     base: Base | None = None
     if any(method.needs_base for method in methods):
         yield Progress("base", 0, 1, "loading the base model")

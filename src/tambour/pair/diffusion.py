@@ -24,7 +24,9 @@ import numpy as np
 from PIL import Image
 
 from tambour.errors import BaseModelError
-from tambour.images import fit, flatten, rgb_to_lab, tile_condition
+from tambour.imaging.colour import rgb_to_lab
+from tambour.imaging.conditions import tile_condition
+from tambour.imaging.geometry import fit, flatten
 from tambour.pair.flat import Pair
 from tambour.pair.flat import make_design as make_flat_design
 from tambour.progress import Progress

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from tambour.config import Recipe
-from tambour.images import flatten
+from tambour.imaging.geometry import flatten
+from tambour.imaging.regions import find_regions
 from tambour.pair.edges import edge_map
-from tambour.stitch.regions import find_regions
 
 Palette = tuple[tuple[int, int, int, float], ...]  # RGB, 0 to 255, and share of the stitched area
 

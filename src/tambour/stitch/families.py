@@ -1,6 +1,6 @@
 """The fourteen families: from thread coordinates to the threads' surface, one function each, vectorised over pixels.
 
-Every function takes a `Frame` (px), the stitch, its measures in px and a `Dice`, and returns `Threads`.
+Every function takes a `ThreadFrame` (px), the stitch, its measures in px and a `Dice`, and returns `Threads`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tambour.stitch.frames import Frame
 from tambour.stitch.parameters import Stitch
+from tambour.stitch.thread_frame import ThreadFrame
 
 PI2 = np.float32(2 * np.pi)
 
@@ -83,7 +83,7 @@ def _tint(dice: Dice, first: np.ndarray, second: np.ndarray | int, stitch: Stitc
     return 1 + np.float32(0.3 * stitch.colour_variation) * (dice(first, second, 11) - 0.5)
 
 
-def satin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def satin(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Long parallel threads over a padded region, split only where a thread would be too long."""
     pitch = width / stitch.density
     sway = np.float32(0.1 * pitch) * np.sin(PI2 / (9 * width) * f.u + f.v * np.float32(0.7 / pitch))
@@ -98,7 +98,7 @@ def satin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> 
     return Threads(height, f.tx, f.ty, _tint(dice, row, f.label, stitch), np.ones_like(a), row)
 
 
-def tatami(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def tatami(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Rows of short stitches whose ends are staggered like bricks; the needle leaves a dark point at each end."""
     pitch = width / stitch.density
     row, across = _split(f.v / pitch)
@@ -115,7 +115,7 @@ def tatami(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
     return Threads(height, f.tx, f.ty, _tint(dice, row, part, stitch), np.ones_like(a), row)
 
 
-def running(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def running(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Dashed rows with the fabric between them."""
     pitch = width / stitch.density
     radius = np.float32(0.5 * width)
@@ -134,7 +134,7 @@ def running(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -
     return Threads(height, f.tx, f.ty, _tint(dice, row, part, stitch), cover, row)
 
 
-def cross(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def cross(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Two diagonal stitches a cell; the upper ones all slant the same way."""
     column, x = _split(f.u / length)
     row, y = _split(f.v / length)
@@ -169,7 +169,7 @@ def cross(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> 
     return Threads(height, tx, ty, tint, cover, column * np.int32(31) + row)
 
 
-def chain(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def chain(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Rows of teardrop loops; each begins inside the round end of the one before and lies over it."""
     pitch = 2.8 * width / stitch.density
     row, across = _split(f.v / pitch)
@@ -210,7 +210,7 @@ def chain(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> 
     return Threads(height, tx, ty, _tint(dice, row, loop, stitch), cover, row)
 
 
-def knot(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def knot(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """French knots packed on a jittered hexagonal grid: a little dome of thread wound round itself."""
     size = length / stitch.density
     radius = np.float32(0.56 * size)
@@ -250,7 +250,7 @@ def knot(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     return Threads(height, tx, ty, tint, cover, name_r * np.int32(37) + name_c)
 
 
-def chenille(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def chenille(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Thick cords of close loops, soft and fuzzy."""
     pitch = width / stitch.density
     fuzz = dice.fuzz(f.x, f.y)
@@ -277,7 +277,7 @@ def chenille(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) 
     return Threads(height, tx, ty, tint, np.ones_like(a), row)
 
 
-def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def sequin(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Shiny discs sewn in rows that overlap like scales, each with a hole and its own small tilt."""
     radius = np.float32(0.5 * length)
     spacing, rise = np.float32(0.94 * length / stitch.density), np.float32(0.62 * length / stitch.density)
@@ -313,7 +313,7 @@ def sequin(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) ->
     return Threads(height, f.tx, f.ty, tint, cover, thread, shine)
 
 
-def seed(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def seed(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Short stitches of two strands side by side, scattered, each lying its own way."""
     radius = np.float32(0.5 * width)
     cell = np.float32(0.66 * length / stitch.density)
@@ -348,7 +348,7 @@ def seed(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     return Threads(height, tx, ty, _tint(dice, name, 0, stitch), cover, name, centre=(-x, -y))
 
 
-def bead(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def bead(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Glass beads strung in rows: round where as long as wide, bugles where longer; each sits a little askew."""
     pitch, spacing = np.float32(width / stitch.density), np.float32(1.04 * length)
     row, across = _split(f.v / pitch)
@@ -373,7 +373,7 @@ def bead(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     return Threads(height, f.tx, f.ty, tint, cover, row * np.int32(37) + part, shine, centre=(-x, -y))
 
 
-def longshort(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def longshort(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Shading in silk: long stitches of unequal length that grow out of each other without a seam, in flowing tones."""
     pitch = width / stitch.density
     sway = np.sin(PI2 / (26 * width) * f.u + np.float32(0.37 / pitch) * f.v)
@@ -402,7 +402,7 @@ def longshort(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice)
     return Threads(height, f.tx, f.ty, tint, np.ones_like(a), row * np.int32(31) + part)
 
 
-def cord(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def cord(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Goldwork: a twisted metal cord laid along rows and held down by small stitches of sewing thread across it."""
     pitch, radius = np.float32(width / stitch.density), np.float32(0.5 * width)
     row, across = _split(f.v / pitch)
@@ -435,7 +435,7 @@ def cord(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     return Threads(height, tx, ty, tint, cover, row, metal, fibre)
 
 
-def sashiko(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def sashiko(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Running stitches along both ways of a grid, every other one on the right side: steps, crosses and flowers of
     which the cloth is the ground. The rows' phases mirror each other every six, so that the pattern repeats."""
     mesh, radius = np.float32(1.12 * length / stitch.density), np.float32(0.5 * width)
@@ -467,7 +467,7 @@ def sashiko(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -
     return Threads(*best, name)
 
 
-def stem(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def stem(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """Rows like rope: each stitch begins beside the middle of the one before and crosses the row on a slant."""
     pitch, radius = np.float32(1.2 * width / stitch.density), np.float32(0.5 * width)
     row, across = _split(f.v / pitch)
@@ -497,7 +497,7 @@ def stem(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> T
     return Threads(height, f.tx * c - f.ty * q, f.ty * c + f.tx * q, tint, cover, row)
 
 
-def line(f: Frame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
+def line(f: ThreadFrame, stitch: Stitch, width: float, length: float, dice: Dice) -> Threads:
     """A line too narrow for the family: slanted stitches laid along it. `f.v` is 0 at its edge, 1 in its middle."""
     a = 1 - np.minimum(f.v, 1)
     part, s = _split(f.u / np.float32(1.5 * width) + np.float32(0.4) * f.v)

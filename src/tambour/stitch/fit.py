@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from tambour.errors import InputError
+from tambour.imaging.texture import dominant_period, texture_distance, texture_statistics
 from tambour.stitch.parameters import FAMILIES, RANGES, Fabric, Stitch, default_stitch
 from tambour.stitch.render import render
-from tambour.texture import dominant_period, texture_distance, texture_statistics
 
 ATLAS = Path(__file__).with_name("atlas.npy")  # written by `python -m tambour.stitch.fit`
 PATCH = 192  # px, side of a rendered patch

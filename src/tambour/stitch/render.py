@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 
 from tambour.errors import InputError
-from tambour.stitch import frames
+from tambour.imaging.outlines import Contours, edge_distance, trace_contours
+from tambour.imaging.regions import find_regions
 from tambour.stitch.fabric import cloud, fabric_surface, pucker
 from tambour.stitch.families import DRAW, Dice, Threads, row_pitch
 from tambour.stitch.light import Inks, Surface, illuminate
 from tambour.stitch.parameters import Fabric, Light, Stitch
-from tambour.stitch.regions import find_regions
+from tambour.stitch.thread_frame import ThreadFrame, following, principal_angles, straight
 
 CHUNK = 1 << 15  # pixels evaluated at once: temporaries stay in the cache
 DYE = {"sashiko": 0.25}  # how far the cloth between stitches takes the thread's colour; the others: 0.65
@@ -122,7 +123,7 @@ class _Needle:
         self.labels, self.dice, self.px_per_mm = labels, dice, px_per_mm
         self.rng, self.clouds = rng, {}
         self.flat = {name: getattr(surface, name).reshape(-1) for name in Surface.__dataclass_fields__}
-        self.depth = frames.edge_distance(labels)
+        self.depth = edge_distance(labels)
 
     def cloud(self, name: str, mm: float) -> np.ndarray:
         """A smooth random field over the flat pixels with blobs of `mm`, made when first asked for."""
@@ -146,10 +147,10 @@ class _Needle:
         contours = None
         if bordered:
             wanted = np.isin(np.arange(count), list(bordered))
-            contours = frames.trace_contours(np.where(wanted[labels], labels, 0), count)
+            contours = trace_contours(np.where(wanted[labels], labels, 0), count)
         axes = None
         if any(kind.angle_field == "axis" for kind, _ in passes):
-            axes = frames.principal_angles(labels, count)
+            axes = principal_angles(labels, count)
         for (kind, thin), members in passes.items():
             where = np.flatnonzero(np.isin(np.arange(count), members)[labels])
             if thin:
@@ -157,15 +158,15 @@ class _Needle:
             else:
                 self._fill(where, kind, axes, contours, count)
 
-    def _line(self, where: np.ndarray, kind: Stitch, breadth: np.ndarray, contours: frames.Contours) -> None:
+    def _line(self, where: np.ndarray, kind: Stitch, breadth: np.ndarray, contours: Contours) -> None:
         """Regions too narrow for their family: one line of stem stitch along them."""
-        frame = frames.following(self.labels, self.depth, where, contours, np.inf)
+        frame = following(self.labels, self.depth, where, contours, np.inf)
         half = np.maximum(breadth / 2, 1).astype(np.float32)
         frame = replace(frame, v=(frame.v + np.float32(0.5)) / half[frame.label])
         width = max(float(2 * half[np.unique(frame.label)].mean()), 2.0)
         self._sew(where, frame, replace(kind, sheen=min(kind.sheen, 0.5)), "line", width, 1.0)
 
-    def _fill(self, where: np.ndarray, kind: Stitch, axes, contours: frames.Contours | None, count: int) -> None:
+    def _fill(self, where: np.ndarray, kind: Stitch, axes, contours: Contours | None, count: int) -> None:
         """Regions filled with their family, and their satin border."""
         width = max(kind.thread_width * self.px_per_mm, 1.0)
         length = max(kind.stitch_length * self.px_per_mm, width)
@@ -175,24 +176,22 @@ class _Needle:
             band = contours.depth.ravel()[where] < edge
             rim, where = where[band], where[~band]
         if kind.angle_field == "contour":
-            frame = frames.following(self.labels, self.depth, where, contours, row_pitch(kind, width, length))
+            frame = following(self.labels, self.depth, where, contours, row_pitch(kind, width, length))
         else:
             angles = np.full(count, kind.angle) if kind.angle_field == "constant" else axes + 90 + kind.angle
-            frame = frames.straight(self.labels, self.depth, where, angles)
+            frame = straight(self.labels, self.depth, where, angles)
         if kind.unevenness > 0:
             frame = self._by_hand(frame, where, kind, width, length)
         self._sew(where, frame, kind, kind.family, width, length)
         if len(rim):
-            frame = frames.following(self.labels, self.depth, rim, contours, np.inf)
+            frame = following(self.labels, self.depth, rim, contours, np.inf)
             inner = np.minimum(frame.depth, np.maximum(edge - contours.depth.ravel()[rim], 0))
             frame = replace(frame, u=frame.v, v=frame.u, tx=-frame.ty, ty=frame.tx, depth=inner)
             thread = 0.5 * self.px_per_mm if kind.family == "chenille" else width
             satin = replace(kind, family="satin", density=1.0, sheen=max(kind.sheen, 0.5))
             self._sew(rim, frame, satin, "satin", max(thread, 1.0), 1e6)
 
-    def _by_hand(
-        self, frame: frames.Frame, where: np.ndarray, kind: Stitch, width: float, length: float
-    ) -> frames.Frame:
+    def _by_hand(self, frame: ThreadFrame, where: np.ndarray, kind: Stitch, width: float, length: float) -> ThreadFrame:
         """Rows that wander and are not equally wide, stitches that are not equally long."""
         pitch, amount = np.float32(row_pitch(kind, width, length)), np.float32(kind.unevenness)
         row = np.floor(frame.v / pitch)
@@ -204,7 +203,7 @@ class _Needle:
         stretch = np.float32(min(0.16 * length, 0.8 * width)) * self.cloud("stretch", 1.6)[where]
         return replace(frame, u=frame.u + amount * stretch, v=v)
 
-    def _finish(self, part: frames.Frame, place: np.ndarray, threads: Threads, kind: Stitch, width: float) -> None:
+    def _finish(self, part: ThreadFrame, place: np.ndarray, threads: Threads, kind: Stitch, width: float) -> None:
         """Metal, wear, single fibres and the colours of a variegated thread on one chunk."""
         if kind.fuzz > 0 and threads.centre is None:
             streaks = np.float32(kind.fuzz) * self.dice.fuzz(
@@ -245,7 +244,7 @@ class _Needle:
             threads.tint *= 1 + rubbed * (np.float32(0.08) + np.float32(0.05) * fuzz)
 
     def _sew(
-        self, where: np.ndarray, frame: frames.Frame, kind: Stitch, geometry: str, width: float, length: float
+        self, where: np.ndarray, frame: ThreadFrame, kind: Stitch, geometry: str, width: float, length: float
     ) -> None:
         """Evaluate one geometry chunk by chunk at the pixels `where` and write it down."""
         flat, draw = self.flat, DRAW[geometry]
@@ -274,7 +273,7 @@ class _Needle:
                 if threads.fibre is not None:
                     flat["fibre"][place] = np.float32(kind.sheen) * threads.fibre * cover
 
-    def _leave_out(self, part: frames.Frame, threads: Threads, width: float, inward: bool) -> None:
+    def _leave_out(self, part: ThreadFrame, threads: Threads, width: float, inward: bool) -> None:
         """Pieces that stand alone: none whose middle is less than a third of their width inside the region, and none
         where rows along an outline meet those from its other side."""
         along, across = threads.centre
@@ -290,7 +289,7 @@ class _Needle:
         threads.cover *= inside
         threads.height *= inside
 
-    def _serrate(self, part: frames.Frame, threads: Threads, width: float) -> None:
+    def _serrate(self, part: ThreadFrame, threads: Threads, width: float) -> None:
         """Thread ends at a region's edge: each a little shorter or longer than the next."""
         reach = np.float32(min(0.22 * width, 2.2))
         near = np.flatnonzero(part.depth < reach + 1.5)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 import torch
-from PIL import Image, ImageColor
+from PIL import Image
 
 from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator
-from tambour.base.sampling import sample
-from tambour.base.structure import structure_of, told
 from tambour.config import Recipe
+from tambour.drawing.conditions import structure_of, told
+from tambour.drawing.sampler import sample
 from tambour.errors import InputError
-from tambour.images import correct_colours, open_image, save_image, to_image, to_tensor
+from tambour.imaging.colour import correct_colours
+from tambour.imaging.designs import bundled_designs, on_ground, recolour
+from tambour.imaging.files import open_image, save_image
+from tambour.imaging.regions import find_regions
+from tambour.imaging.tensors import to_image, to_tensor
 from tambour.pair.edges import edge_map
 from tambour.pair.flat import make_design
 from tambour.progress import Progress, finished
-from tambour.stitch.regions import find_regions
 
 SOURCES = ("text", "designs")
-_HEX = re.compile(r"#[0-9a-fA-F]{6}\b")
 
 
 @dataclass(frozen=True)
@@ -97,19 +95,19 @@ def generate(
         yield Progress("complement", len(plan) - len(missing), len(plan), "resumed")
     for first in range(0, len(missing), batch):
         some = missing[first : first + batch]
-        dice = [generator(seed, "complement, picture", i) for i in some]
+        rng = [generator(seed, "complement, picture", i) for i in some]
         shown = [words[i] for i in some]
         if settings.source == "text":
-            embroideries = imagine(base, recipe, shown, size, dice)
+            embroideries = imagine(base, recipe, shown, size, rng)
             designs = [make_design(e).design if recipe.flat else edge_map(e, recipe) for e in embroideries]
         else:
             svgs = [
-                recolour(drawings[plan[i][1]], plan[i][0], settings.colours, d) for i, d in zip(some, dice, strict=True)
+                recolour(drawings[plan[i][1]], plan[i][0], settings.colours, d) for i, d in zip(some, rng, strict=True)
             ]
             designs = [on_ground(svg, size, fabric) for svg in svgs]
             if not recipe.flat:
                 designs = [edge_map(design, recipe) for design in designs]
-            embroideries = embroider(base, recipe, shown, designs, dice)
+            embroideries = embroider(base, recipe, shown, designs, rng)
         for i, *pictures in zip(some, designs, embroideries, strict=True):
             for picture, path in zip(pictures, paths[i], strict=True):
                 save_image(picture, path, overwrite=True)
@@ -129,52 +127,11 @@ def subjects(
     return list(zip(endless(colours)[:count], endless(objects)[:count], strict=True))
 
 
-def bundled_designs() -> dict[str, str]:
-    """Name -> SVG of the flat designs in the package."""
-    files = resources.files("tambour").joinpath("designs").iterdir()
-    return {file.name[:-4]: file.read_text() for file in sorted(files, key=str) if file.name.endswith(".svg")}
-
-
-def recolour(svg: str, colour: str, colours: Sequence[str], generator: torch.Generator) -> str:
-    """An SVG whose largest colour becomes `colour` and the others random ones of `colours`, all a little muted."""
-    found = list(dict.fromkeys(_HEX.findall(svg)))
-    pixels = np.asarray(draw_svg(svg, 64))
-    solid = pixels[pixels[..., 3] == 255][:, :3]
-    area = [int((solid == ImageColor.getrgb(old)).all(1).sum()) for old in found]
-    rest = [name for name in colours if name != colour] or [colour]
-    picks = torch.randint(len(rest), (len(found),), generator=generator)
-    shades = 0.75 + 0.4 * torch.rand(len(found), generator=generator)
-    new = {}
-    for i, old in enumerate(found):
-        name = colour if area[i] == max(area) else rest[picks[i]]
-        try:
-            rgb = np.array(ImageColor.getrgb(name), np.float64)
-        except ValueError:
-            raise InputError(f"Complement colour {name!r} is not known.", "Use names that CSS knows.") from None
-        rgb = (0.8 * rgb + 0.2 * rgb.mean()) * (1.0 if name == colour else float(shades[i]))
-        new[old] = "#" + "".join(f"{int(value):02x}" for value in rgb.clip(0, 255))
-    return _HEX.sub(lambda match: new[match[0]], svg)
-
-
-def draw_svg(svg: str, side: int) -> Image.Image:
-    """A square SVG as RGBA, `side` px."""
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)))).convert("RGBA")
-
-
-def on_ground(svg: str, size: tuple[int, int], ground: tuple[int, int, int]) -> Image.Image:
-    """A square SVG in the middle of an RGB picture of (height, width) px."""
-    height, width = size
-    side = min(size)
-    canvas = Image.new("RGBA", (width, height), (*ground, 255))
-    canvas.alpha_composite(draw_svg(svg, side), ((width - side) // 2, (height - side) // 2))
-    return canvas.convert("RGB")
-
-
 def imagine(
-    base: Base, recipe: Recipe, words: Sequence[str], size: tuple[int, int], dice: Sequence[torch.Generator]
+    base: Base, recipe: Recipe, words: Sequence[str], size: tuple[int, int], rng: Sequence[torch.Generator]
 ) -> list[Image.Image]:
     """Ordinary sampling, a picture for each of the words and generators."""
-    return _drawn(base, recipe, words, size=size, generators=dice)
+    return _drawn(base, recipe, words, size=size, generators=rng)
 
 
 def embroider(
@@ -182,7 +139,7 @@ def embroider(
     recipe: Recipe,
     words: Sequence[str],
     designs: Sequence[Image.Image],
-    dice: Sequence[torch.Generator],
+    rng: Sequence[torch.Generator],
 ) -> list[Image.Image]:
     """SDEdit under the structure conditions, at the recipe's setting for firm edges; designs of one size."""
     edges = recipe.sampling.firm
@@ -191,13 +148,13 @@ def embroider(
     for design in designs:
         inside = find_regions(np.asarray(design)).labels > 0
         structures.append(structure_of(design, inside, scales, recipe.training_kernel, recipe))
-    plain = base.encode_prompt([recipe.prompts.design.format("design")])
+    plain = base.encode_prompt([recipe.prompts.content.format("design")])
     images = _drawn(
         base,
         recipe,
         words,
         size=designs[0].size[::-1],
-        generators=dice,
+        generators=rng,
         start=torch.cat([to_tensor(design) for design in designs]),
         strength=edges.strength,
         **told(structures, scales, plain, recipe),
@@ -217,7 +174,6 @@ def _drawn(base: Base, recipe: Recipe, words: Sequence[str], **what) -> list[Ima
         negative=base.encode_prompt([prompts.negative]) if guided else None,
         guidance_scale=sampling.guidance_scale,
         steps=sampling.steps,
-        control_every=sampling.control_every,
         **what,
     )
     pictures = finished(drawing)
@@ -284,7 +240,7 @@ def choose(
     )
     kept = keep_most_similar(style, count)
     content = yield from similarities(
-        recipe.prompts.design, reference[0], [(candidates[i].design, candidates[i].words) for i in kept], "filter 2"
+        recipe.prompts.content, reference[0], [(candidates[i].design, candidates[i].words) for i in kept], "filter 2"
     )
     chosen = [kept[i] for i in keep_least_similar(content, count)]
     return Filtered(tuple(style), dict(zip(kept, content, strict=True)), tuple(chosen))

@@ -14,8 +14,9 @@ from PIL import Image
 
 from tambour.base import Base, Prompt
 from tambour.config import Recipe
-from tambour.images import canny_condition, key_ground, reach, tile_condition, to_tensor
-from tambour.stitch.regions import find_regions
+from tambour.imaging.conditions import canny_condition, chroma_key, reach, tile_condition
+from tambour.imaging.regions import find_regions
+from tambour.imaging.tensors import to_tensor
 
 _WORTH = 0.5  # crops are drawn where the window holds at least this share of the stitches of the fullest window
 
@@ -82,7 +83,7 @@ def encode_pair(
         design, embroidery: RGB of one size, whose sides are multiples of the base's `pixel_multiple`.
         words: what the design shows, the <des> of the prompts.
         mask: "L", 255 where there are stitches; without it every place counts the same, but where the recipe wants
-            `stitches_alone`: then it is read from the design.
+            `masked_style`: then it is read from the design.
     """
     assert design.size == embroidery.size, (design.size, embroidery.size)
     height, width = embroidery.height, embroidery.width
@@ -92,7 +93,7 @@ def encode_pair(
     latents, tile, keyed, stitches = base.encode_image(to_tensor(design)), None, None, None
 
     def condition(shown: Image.Image) -> torch.Tensor:
-        if recipe.heard == "canny":
+        if recipe.training_controlnet == "canny":
             picture = canny_condition(shown, recipe.sampling.canny_low, recipe.sampling.canny_high)
         else:
             picture = tile_condition(shown, recipe.training_kernel)
@@ -100,22 +101,22 @@ def encode_pair(
 
     if recipe.training.tile:
         tile = condition(design)
-    if recipe.stitches_alone:
+    if recipe.masked_style:
         inside = find_regions(np.asarray(design)).labels > 0 if mask is None else np.asarray(mask.convert("L")) > 127
         within = torch.from_numpy(reach(inside)).to(base.device)
         stitches = F.interpolate(within[None, None], latents.shape[2:], mode="area")
-        keyed = condition(key_ground(design, inside)) if recipe.training.tile else None
+        keyed = condition(chroma_key(design, inside)) if recipe.training.tile else None
     return EncodedPair(
         design=latents,
         embroidery=base.encode_image(to_tensor(embroidery)),
-        c_des=base.encode_prompt([recipe.prompts.design.format(words)]),
+        c_des=base.encode_prompt([recipe.prompts.content.format(words)]),
         c_emb=base.encode_prompt([recipe.prompts.style.format(words)]),
         size=(height, width),
         window=window,
         places=find_places(mask, (height, width), window, multiple),
         tile=tile,
         keyed=keyed,
-        condition=recipe.heard or "tile",
+        condition=recipe.training_controlnet or "tile",
         stitches=stitches,
     )
 

@@ -8,24 +8,24 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from tambour.guides.photo.relief import contrast_of
+from tambour.guides.photo.yarn import in_stitches
+from tambour.imaging.regions import find_regions
 from tambour.pair.flat import Pair
-from tambour.stitch.quilt import in_stitches
-from tambour.stitch.regions import find_regions
-from tambour.stitch.relief import contrast_of
 
 _PALE, _CLOTH, _DARK = 0.25, 0.15, 0.15  # shares of new colours; the rest is anything strong
 _LEAST = 20  # px; smaller areas keep their colour
 
 
-def recoloured(pair: Pair, fabric: tuple[int, int, int], dice: np.random.Generator, count: int = 1) -> Iterator[Pair]:
+def recoloured(pair: Pair, fabric: tuple[int, int, int], rng: np.random.Generator, count: int = 1) -> Iterator[Pair]:
     """The pair, `count` times, with every colour of its design exchanged, in the embroidery too; the ground stays.
 
-    Thread shows its stitches as such yarn does (`stitch.relief.Tones`). A quarter of the new colours are pale, some are
+    Thread shows its stitches as such yarn does (`stitch.relief.YarnToneCurve`). A quarter of the new colours are pale, some are
     dark and some nearly the fabric's, so that a style does not learn such regions as bare.
 
     Args:
         fabric: RGB.
-        dice: draws the colours.
+        rng: draws the colours.
     """
     if not count:
         return
@@ -41,20 +41,20 @@ def recoloured(pair: Pair, fabric: tuple[int, int, int], dice: np.random.Generat
     for _ in range(count):
         flat = design.copy()
         for here in areas:
-            flat[here] = np.uint8(255 * _colour(fabric, dice))
+            flat[here] = np.uint8(255 * _colour(fabric, rng))
         dyed = in_stitches(*relief, flat, inside, fabric)
         stitched = np.where(changed[..., None], dyed, embroidery)
         yield Pair(Image.fromarray(flat), Image.fromarray(stitched), pair.mask)
 
 
-def _colour(fabric: tuple[int, int, int], dice: np.random.Generator) -> np.ndarray:
+def _colour(fabric: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
     """RGB in [0, 1]."""
-    kind = dice.random()
+    kind = rng.random()
     if kind < _CLOTH:
-        return (np.array(fabric) / 255 + dice.normal(0, 0.04, 3)).clip(0, 1)
+        return (np.array(fabric) / 255 + rng.normal(0, 0.04, 3)).clip(0, 1)
     saturation, value = (0.3, 1.0), (0.3, 1.0)
     if kind < _CLOTH + _PALE:
         saturation, value = (0.0, 0.25), (0.85, 1.0)
     elif kind < _CLOTH + _PALE + _DARK:
         saturation, value = (0.0, 0.8), (0.05, 0.3)
-    return np.array(colorsys.hsv_to_rgb(dice.random(), dice.uniform(*saturation), dice.uniform(*value)))
+    return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)))

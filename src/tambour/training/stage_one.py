@@ -18,7 +18,7 @@ def stage_one(
     reference: Sequence[EncodedPair],
     batch: int,
     *,
-    designs: bool = True,
+    content_step: bool = True,
     as_drawn: Callable[[], AbstractContextManager] = nullcontext,
 ) -> list[Step]:
     """Both steps of an iteration. "Alternate every iteration" is read as: an iteration takes one, then the other.
@@ -29,7 +29,7 @@ def stage_one(
     Args:
         reference: the pair, and where the recipe wants palettes its recoloured copies.
         batch: crops a step.
-        designs: False: without step 1.
+        content_step: False: without step 1.
         as_drawn: open during step 2; `style_only` makes theta_e learn as it will draw, without the rest of theta_a.
     """
 
@@ -41,5 +41,5 @@ def stage_one(
         crops = draw(model.base, reference, batch, generator)
         return {"L_emb": denoising(model, crops, generator, style=True).mean()}
 
-    first = [Step("theta_a", step_1)] if designs else []
+    first = [Step("theta_a", step_1)] if content_step else []
     return [*first, Step("theta_e", step_2, within=as_drawn)]

@@ -17,7 +17,8 @@ from PIL import Image
 from tambour.bench.cases import Target
 from tambour.bench.methods.swatch import cut_swatch, lay_swatch
 from tambour.bench.methods.task import Method, Task, stitched
-from tambour.images import flatten, lab_to_rgb, rgb_to_lab
+from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
+from tambour.imaging.geometry import flatten
 from tambour.progress import Progress
 
 LEVELS = 3  # of the pyramid, each half as large

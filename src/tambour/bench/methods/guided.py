@@ -23,7 +23,10 @@ from tambour.bench.cases import Target
 from tambour.bench.methods.task import Method, Task
 from tambour.config import Edges
 from tambour.errors import BaseModelError
-from tambour.images import canny_condition, correct_colours, flatten, pad, tile_condition, to_image, to_tensor
+from tambour.imaging.colour import correct_colours
+from tambour.imaging.conditions import canny_condition, tile_condition
+from tambour.imaging.geometry import flatten, pad
+from tambour.imaging.tensors import to_image, to_tensor
 from tambour.progress import Progress
 from tambour.training.pairs import Batch
 from tambour.training.routing import RoutedModel
@@ -61,11 +64,11 @@ def noise_of(task: Task, batch: Batch) -> Callable[[torch.Tensor, int], torch.Te
     return noise
 
 
-def finished(task: Task, image: Image.Image, flat: Image.Image, frame: tuple[int, int, int, int]) -> Image.Image:
-    """Colours from the design, where the setting has it, and the frame cut back."""
+def finished(task: Task, image: Image.Image, flat: Image.Image, crop_box: tuple[int, int, int, int]) -> Image.Image:
+    """Colours from the design, where the setting has it, and the crop_box cut back."""
     if setting(task).correct_colours:
         image = correct_colours(image, flat)
-    return image.crop(frame).convert("RGB")
+    return image.crop(crop_box).convert("RGB")
 
 
 def padded(task: Task, target: Target) -> tuple[Image.Image, tuple[int, int, int, int]]:
@@ -141,7 +144,7 @@ def no_paths(task: Task) -> Iterator[Progress]:
 def style_id(task: Task, paths: dict[tuple[int, int], Path], target: Target) -> Iterator[Progress]:
     """DDIM inversion of design and embroidery, then their attention mixed on the way back. Returns the picture."""
     base = task.base
-    flat, frame = padded(task, target)
+    flat, crop_box = padded(task, target)
     design = ImageOps.fit(flatten(task.style.design, task.style.fabric), flat.size)
     embroidery = ImageOps.fit(task.style.embroidery.convert("RGB"), flat.size)
     schedule = Schedule.of(base, task.recipe.analysis.steps)
@@ -160,7 +163,7 @@ def style_id(task: Task, paths: dict[tuple[int, int], Path], target: Target) -> 
             eps = noise(torch.cat([content[-1 - i], style[-1 - i], z]), t)[2:]
             z = a2 * (z - s * eps) / a + s2 * eps
             yield Progress("styleid", i + 1, len(schedule.timesteps))
-    return finished(task, to_image(base.decode(z.to(base.dtype))), flat, frame)
+    return finished(task, to_image(base.decode(z.to(base.dtype))), flat, crop_box)
 
 
 # -- RB-Modulation ----------------------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def controlled(
 def rb_modulation(task: Task, describe: nn.Module, target: Target) -> Iterator[Progress]:
     """SDEdit whose every predicted x0 is moved by the controller. Returns the picture."""
     base, sampling = task.base, task.recipe.sampling
-    flat, frame = padded(task, target)
+    flat, crop_box = padded(task, target)
     batch = seen(task, [flat], task.recipe.prompts.style.format("design"))
     noise = noise_of(task, batch)
     wanted = describe(to_tensor(task.style.embroidery).to(base.device).float())
@@ -195,8 +198,8 @@ def rb_modulation(task: Task, describe: nn.Module, target: Target) -> Iterator[P
     count = max(1, int(setting(task).strength * sampling.steps))
     steps = list(zip(schedule.timesteps, schedule.signal, schedule.noise, strict=True))[:count]
     _, a, s = steps[-1]
-    dice = generator(task.seed, "rb-modulation")
-    z = a * batch.design.float() + s * torch.randn(batch.design.shape, generator=dice).to(base.device)
+    rng = generator(task.seed, "rb-modulation")
+    z = a * batch.design.float() + s * torch.randn(batch.design.shape, generator=rng).to(base.device)
     for i in range(count):
         t, a, s = steps[-1 - i]
         _, a2, s2 = steps[-2 - i] if i + 1 < count else (0, 1.0, 0.0)
@@ -204,7 +207,7 @@ def rb_modulation(task: Task, describe: nn.Module, target: Target) -> Iterator[P
         x0 = controlled(base, (z - s * eps) / a, wanted, describe, ETA * (1 - i / count))
         z = a2 * x0 + s2 * eps
         yield Progress("rb-modulation", i + 1, count)
-    return finished(task, to_image(base.decode(z.to(base.dtype))), flat, frame)
+    return finished(task, to_image(base.decode(z.to(base.dtype))), flat, crop_box)
 
 
 def load_descriptor(task: Task) -> Iterator[Progress]:
@@ -257,7 +260,7 @@ def instant_style(task: Task, learnt: None, target: Target) -> Iterator[Progress
 def prompted_by_image(task: Task, target: Target, weights: dict, told: dict) -> Iterator[Progress]:
     """`instant_style` with any adapter's weights and any form of the image prompt."""
     base, sampling, edges = task.base, task.recipe.sampling, setting(task)
-    flat, frame = padded(task, target)
+    flat, crop_box = padded(task, target)
     kernel = round(sampling.blur_kernel * max(flat.size) / sampling.size)
     conditions = {
         "tile": (edges.tile, tile_condition(flat, kernel)),
@@ -268,7 +271,7 @@ def prompted_by_image(task: Task, target: Target, weights: dict, told: dict) -> 
     yield Progress("instantstyle", 0, 1)
     with image_prompted(pipeline, weights):
         image = pipeline(
-            prompt=task.recipe.prompts.design.format("design"),
+            prompt=task.recipe.prompts.content.format("design"),
             negative_prompt=task.recipe.prompts.negative,
             image=flat,
             control_image=[picture for _, picture in heard.values()],
@@ -279,7 +282,7 @@ def prompted_by_image(task: Task, target: Target, weights: dict, told: dict) -> 
             generator=generator(task.seed, "instantstyle"),
             **told,
         ).images[0]
-    return finished(task, image, flat, frame)
+    return finished(task, image, flat, crop_box)
 
 
 def _not_sdxl(base: Base) -> str:

@@ -20,8 +20,8 @@ from tambour.training.adapter import Adapter, adapted, targets
 from tambour.training.loop import Step, train
 from tambour.training.losses import denoising
 from tambour.training.pairs import EncodedPair, draw
+from tambour.training.resources import few_threads, unet_alone
 from tambour.training.routing import RoutedModel
-from tambour.training.run import few_threads, unet_alone
 
 CONTENT, STYLE = "up_blocks.0.attentions.0", "up_blocks.0.attentions.1"  # B-LoRA's W_0^4 and W_0^5
 Losses = Callable[[torch.Generator], dict[str, torch.Tensor]]
@@ -32,9 +32,9 @@ def denoise_embroidery(task: Task, pair: EncodedPair) -> Losses:
     training = task.recipe.training
     model = RoutedModel(task.base, tuple(task.base.attention_blocks), training.tile, training.loss)
 
-    def losses(dice: torch.Generator) -> dict[str, torch.Tensor]:
-        crops = draw(task.base, [pair], task.recipe.batch, dice)
-        return {"L": denoising(model, crops, dice, style=True).mean()}
+    def losses(rng: torch.Generator) -> dict[str, torch.Tensor]:
+        crops = draw(task.base, [pair], task.recipe.batch, rng)
+        return {"L": denoising(model, crops, rng, style=True).mean()}
 
     return losses
 
@@ -44,7 +44,7 @@ def trained(
 ) -> Iterator[Progress]:
     """Train one phase after another: (name, steps, iterations)."""
     recipe = task.recipe
-    with few_threads(task.base, pair.window, recipe.batch), unet_alone(task.base, recipe.heard):
+    with few_threads(task.base, pair.window, recipe.batch), unet_alone(task.base, recipe.training_controlnet):
         for name, steps, iterations in phases:
             checkpoint = task.work / f"{name.replace(' ', '-')}.safetensors"
             common = dict(seed=task.seed, every_seconds=recipe.training.checkpoint_seconds, curves={})

@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from tambour.apply import Result, apply, imagine
 from tambour.bench.cases import Target
 from tambour.bench.domains import DOMAINS
 from tambour.bench.methods.task import Method, Task, scaled, stitched, without_ours
 from tambour.config import Recipe, read_recipe
-from tambour.customize import analyse, learn
-from tambour.images import flatten
+from tambour.guides.photo import quilt
+from tambour.guides.photo.relief import Relief, cut_relief
+from tambour.imaging.geometry import flatten
 from tambour.progress import Progress, finished
-from tambour.stitch import quilt
-from tambour.stitch.relief import Relief, cut_relief
 from tambour.style import Style
+from tambour.workflows.apply import Result, apply, imagine
+from tambour.workflows.learn import analyse, learn
 
 PAPER = "Ma et al. 2025 (docs/method.md)"
 
@@ -98,11 +98,11 @@ def _last(records: Iterator[Progress | Result]) -> Iterator[Progress]:
 def staged(recipe: Recipe) -> Recipe:
     """A recipe with step 1 and stage two, as many updates as before; one that has both stays as it is."""
     one, two = recipe.stage_one, recipe.stage_two
-    if one.designs and two.iterations:
+    if one.content_step and two.iterations:
         return recipe
-    updates = (1 + one.designs) * one.iterations + 3 * two.iterations
+    updates = (1 + one.content_step) * one.iterations + 3 * two.iterations
     later = max(1, round(0.2 * updates / 3))
-    one = replace(one, designs=True, iterations=max(1, (updates - 3 * later) // 2))
+    one = replace(one, content_step=True, iterations=max(1, (updates - 3 * later) // 2))
     return replace(recipe, stage_one=one, stage_two=replace(two, iterations=later))
 
 

@@ -36,7 +36,7 @@ GUIDANCE = 6 / 5  # lambda_style over the guidance scale, in the authors' releas
 
 
 @contextmanager
-def two_loras(base: Base, lora: Lora, dice: torch.Generator) -> Iterator[Adapter]:
+def two_loras(base: Base, lora: Lora, rng: torch.Generator) -> Iterator[Adapter]:
     """While open, the UNet carries a content and a style LoRA whose A are orthonormal and fixed.
 
     theta_a: every B; theta_e: those of the style.
@@ -61,7 +61,7 @@ def two_loras(base: Base, lora: Lora, dice: torch.Generator) -> Iterator[Adapter
                 raise BaseModelError(
                     f"{name} has {inputs} inputs, two LoRA of rank {lora.rank} need more.", "Lower it."
                 )
-            rows, _ = torch.linalg.qr(torch.randn(inputs, 2 * lora.rank, generator=dice))  # (inputs, 2 r)
+            rows, _ = torch.linalg.qr(torch.randn(inputs, 2 * lora.rank, generator=rng))  # (inputs, 2 r)
             for kind, part in zip((CONTENT, STYLE), rows.T.chunk(2), strict=True):
                 for half in (layer.lora_A[kind].weight, layer.lora_B[kind].weight):
                     half.data = half.data.float()
@@ -88,10 +88,10 @@ def learn(task: Task) -> Iterator[Progress]:
     _, pair = yield from reference(task)
     model = RoutedModel(base, tuple(base.attention_blocks), recipe.training.tile, recipe.training.loss)
 
-    def content(dice: torch.Generator) -> dict[str, torch.Tensor]:
-        crops = draw(base, [pair], recipe.batch, dice)
+    def content(rng: torch.Generator) -> dict[str, torch.Tensor]:
+        crops = draw(base, [pair], recipe.batch, rng)
         with content_alone(base.unet):
-            return {"L_content": denoising(model, crops, dice, style=False).mean()}
+            return {"L_content": denoising(model, crops, rng, style=False).mean()}
 
     first, second = Step("theta_a", content), Step("theta_e", denoise_embroidery(task, pair))
     alone = max(1, task.updates // 5)  # N / 3 + 2 (2 N / 3) updates in N iterations
@@ -146,7 +146,7 @@ def style_guidance(unet: nn.Module, plain: Prompt, weight: float) -> Iterator[No
 
 def draw_guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
     """A target under style guidance. Returns the picture."""
-    plain = task.base.encode_prompt([task.recipe.prompts.design.format("design")])
+    plain = task.base.encode_prompt([task.recipe.prompts.content.format("design")])
     with style_guidance(task.base.unet, plain, GUIDANCE):
         return (yield from drawn(task, style, target))
 

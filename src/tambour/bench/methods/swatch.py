@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tambour.images import lab_to_rgb, rgb_to_lab
-from tambour.stitch.relief import clear_of
-from tambour.stitch.seams import before_seam
-from tambour.texture import contrast_map, dominant_period
+from tambour.guides.photo.relief import clear_of
+from tambour.guides.photo.seams import before_seam
+from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
+from tambour.imaging.contrast import contrast_map
+from tambour.imaging.texture import dominant_period
 
 PIECE = 96  # px, side of a piece of the swatch
 PIECES = 6

@@ -14,15 +14,16 @@ from tambour.base import Base
 from tambour.bench.cases import Pairing, Target
 from tambour.config import Recipe, recipe_values
 from tambour.errors import InputError
-from tambour.images import flatten, save_image
+from tambour.imaging.files import save_image
+from tambour.imaging.geometry import flatten
+from tambour.imaging.regions import find_regions
 from tambour.pair.edges import edge_map
 from tambour.pair.fill import Palette, filled, palette_of
 from tambour.pair.flat import Pair
+from tambour.pair.reference import prepare
 from tambour.progress import Progress
-from tambour.stitch.regions import find_regions
 from tambour.style import Style
 from tambour.training.pairs import EncodedPair, encode_pair
-from tambour.training.reference import prepare
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Task:
     def updates(self) -> int:
         """Gradient updates of ours, one or two an iteration of stage one, three of stage two; rivals have as many."""
         one = self.recipe.stage_one
-        return (1 + one.designs) * one.iterations + 3 * self.recipe.stage_two.iterations
+        return (1 + one.content_step) * one.iterations + 3 * self.recipe.stage_two.iterations
 
     def inputs(self) -> tuple[Path, Path]:
         """Files of the embroidery and of its design, in the work folder."""
@@ -62,7 +63,7 @@ class Task:
     def flat(self, target: Target) -> Image.Image:
         """A target as a method sees it: on the fabric's colour, its edge map, or that in the pair's colours, RGB."""
         flat = flatten(target.design, self.style.fabric)
-        if self.recipe.design == "flat":
+        if self.recipe.design_kind == "flat":
             return flat
         if not self.recipe.flat:
             return edge_map(flat, self.recipe)
@@ -71,7 +72,7 @@ class Task:
     @property
     def palette(self) -> Palette:
         """The colours that outlines are filled with: the pair's."""
-        return palette_of(self.style.design, self.style.mask) if self.recipe.design == "filled" else ()
+        return palette_of(self.style.design, self.style.mask) if self.recipe.design_kind == "filled" else ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def scaled(recipe: Recipe, budget: float) -> Recipe:
 def without_ours(recipe: Recipe) -> Recipe:
     """A recipe without what goes beyond the paper in how a pair is shown and where a style is drawn."""
     plain = replace(recipe.sampling, style_guidance=1.0)
-    return replace(recipe, stitches_alone=False, training=replace(recipe.training, palettes=0), sampling=plain)
+    return replace(recipe, masked_style=False, training=replace(recipe.training, palettes=0), sampling=plain)
 
 
 # -- what several methods do ------------------------------------------------------------------------------------------

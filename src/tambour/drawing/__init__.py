@@ -1,0 +1,1 @@
+"""The one sampling engine: conditions, sampler, windows, batches, scores."""

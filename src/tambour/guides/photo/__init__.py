@@ -1,0 +1,1 @@
+"""The photo's own stitches, laid out on a design."""

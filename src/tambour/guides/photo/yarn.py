@@ -1,0 +1,89 @@
+"""A design's colours as its yarn shows them: in stitches, in light and shade, over fabric that shows through."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from tambour.guides.photo.geometry import RegionGeometry, facing
+from tambour.guides.photo.relief import OPEN, RIM, Relief
+from tambour.guides.photo.tones import YarnToneCurve, luminance_of
+from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
+
+_SHINE = 1.8  # times what a flat colour reflects, from which on light counts as a highlight
+_LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
+_TOLD = 3  # px under a border, that say how raised it is
+_THREAD = 0.35  # contrast in open work that is all thread
+
+
+# -- in colours -------------------------------------------------------------------------------------------------------
+
+
+def shown_colours(cover: float, flat: np.ndarray, inside: np.ndarray, fabric: tuple[int, int, int]) -> np.ndarray:
+    """A flat design (H, W, 3) uint8 in the mean colours that it shows: in open work, mixed with the fabric's."""
+    if cover >= OPEN:
+        return flat
+    ground = rgb_to_lab(np.uint8([[fabric]]))[0, 0]
+    mixed = lab_to_rgb(ground + cover * (rgb_to_lab(flat) - ground))
+    return np.where(inside[..., None], mixed, flat)
+
+
+def yarn_colours(colours: np.ndarray, flat: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Colours of open work, (H, W, 3) uint8: those shown on average, where the picture is light those of the thread.
+
+    Args:
+        colours: from `shown_colours`.
+        flat: the design, thread alone.
+        picture: the embroidered result.
+    """
+    mixed, light = rgb_to_lab(colours), rgb_to_lab(picture)[..., :1]
+    thread = np.clip((light - mixed[..., :1]) / (mixed[..., :1] + 16) / _THREAD, 0, 1)
+    return lab_to_rgb(mixed + thread * (rgb_to_lab(flat) - mixed))
+
+
+def raised(contrast: np.ndarray, relief: Relief, place: RegionGeometry) -> np.ndarray:
+    """Contrast (H, W) with borders as raised as the photo's: its rim, less and less up to `RIM` px under them.
+
+    And less where it is weaker than the stitches are, for then it says little, and they go on to the border.
+    """
+    power = float(np.square(relief.contrast[relief.clear]).mean())
+    share = min(1.0, float(np.square(relief.rim[:_TOLD]).mean()) / max(power, 1e-6))
+    around = np.c_[relief.rim, relief.rim[:, :1]].astype(np.float32)
+    depth = np.clip(place.distance, 0, RIM - 1).astype(np.float32)
+    told = cv2.remap(around, facing(place), depth, cv2.INTER_LINEAR)
+    share = share * np.clip(1 - place.distance / RIM, 0, 1) * (place.labels > 0)
+    return contrast + share * (told - contrast)
+
+
+def in_stitches(
+    contrast: np.ndarray,
+    tones: YarnToneCurve,
+    cover: float,
+    flat: np.ndarray,
+    inside: np.ndarray,
+    fabric: tuple[int, int, int],
+) -> np.ndarray:
+    """A flat design in this contrast (H, W), tones and cover of a relief: (H, W, 3) uint8; else as `stitched`."""
+    colours = shown_colours(cover, flat, inside, fabric)
+    lab = rgb_to_lab(colours)
+    if cover >= OPEN:
+        return relit(colours, tones.shown(contrast, lab[..., 0]))
+    light = np.clip(lab[..., 0] + contrast * (lab[..., 0] + 16), 0, 100)
+    lit = lab_to_rgb(np.dstack([light, lab[..., 1:]]))
+    return lab_to_rgb(np.dstack([light, rgb_to_lab(yarn_colours(colours, flat, lit))[..., 1:]]))
+
+
+def relit(colours: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+    """Yarn of these colours (..., 3) uint8, light and shade on it so that it shows this L* (...): (..., 3) uint8.
+
+    Light and shade multiply what a colour reflects; what is brighter than `_SHINE` times the colour is a highlight, the
+    light's own colour, and is added. Channels are cut at white, as in a photo.
+    """
+    srgb = colours.astype(np.float32) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    wanted = luminance_of(np.asarray(lightness, np.float32))
+    own = np.maximum(linear @ _LUMINANCE, 1e-4)
+    lit = linear * np.minimum(wanted / own, _SHINE)[..., None] + np.maximum(wanted - _SHINE * own, 0)[..., None]
+    lit = np.clip(lit, 0, 1)
+    srgb = np.where(lit <= 0.0031308, lit * 12.92, 1.055 * np.maximum(lit, 1e-6) ** (1 / 2.4) - 0.055)
+    return np.rint(255 * srgb).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Words -> a flat design."""

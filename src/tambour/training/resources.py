@@ -1,0 +1,73 @@
+"""What a run needs around its training: a clock, room on the GPU, the right number of threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+from tambour.base import Base
+
+
+class Clock:
+    """Seconds spent between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = round(now - self._last, 2), now
+
+
+SMALL = 48 * 48  # latents in a pass; measured on two cores: up to here a second thread brings nothing
+
+
+@contextmanager
+def few_threads(base: Base, window: tuple[int, int], rows: int = 1) -> Iterator[None]:
+    """While open, a base on the CPU works with one thread if `rows` crops of `window` (px) at once are little work.
+
+    Sharing out so little work costs what it brings, and every share waits for whatever else the machine does: beside
+    one busy process two threads were twenty times slower than one.
+    """
+    before = torch.get_num_threads()
+    small = rows * window[0] * window[1] <= SMALL * base.vae_factor**2
+    if base.device.type == "cpu" and small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def unet_alone(base: Base, control: str) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """While open, only the UNet (and the ControlNet of kind `control`, or "") stays on the GPU; what it gives brings
+    all back."""
+    nets = {kind: net for kind, net in base.controlnets.items() if kind != control}
+    idle = [net for net in (base.vae, base.text_encoder, base.text_encoder_2, *nets.values()) if net is not None]
+    if base.offloaded:  # they wait elsewhere already, and are fetched by whoever needs them
+        idle = []
+    heard = [base.controlnets[control]] if control else []
+
+    def move(device: torch.device | str) -> None:
+        for net in idle:
+            net.to(device)
+
+    @contextmanager
+    def everything():
+        move(base.device)
+        try:
+            yield
+        finally:
+            move("cpu")
+
+    move("cpu")
+    try:
+        with base.on_device(*heard):
+            yield everything
+    finally:
+        move(base.device)
