@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from test_style import random_style
+from workflow_calls import apply, imagine
 
 from tambour.base import Base, generator, load
 from tambour.config import Edges, Recipe, Sampling, recipe_values
@@ -20,7 +21,7 @@ from tambour.imaging.texture import texture_statistics
 from tambour.progress import Progress
 from tambour.stitch import default_stitch, stitch_values
 from tambour.style import Style, attached
-from tambour.workflows.apply import Result, apply, imagine
+from tambour.workflows.embroider import Result
 
 SAMPLING = Sampling(size=64, steps=4, guidance_scale=1.0, blur_kernel=5)
 

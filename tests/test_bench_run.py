@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import tambour.bench.methods.task as task_module
-import tambour.workflows.learn as customize
+import tambour.workflows.learn as workflow
 from tambour.base import load
 from tambour.bench import cases, report, run
 from tambour.bench.methods import METHODS, pick
@@ -43,7 +43,7 @@ def small(monkeypatch):
     monkeypatch.setattr(cases, "SIZE", SIDE)
     monkeypatch.setattr(cases, "PX_PER_MM", 7.0)
     monkeypatch.setattr(cases, "STYLES", tuple(style for style in cases.STYLES if style.name in STYLES))
-    monkeypatch.setattr(customize, "fit_stitch", lambda photo, mask, family=None: default_stitch("satin"))
+    monkeypatch.setattr(workflow, "fit_stitch", lambda photo, mask, family=None: default_stitch("satin"))
     monkeypatch.setattr("tambour.bench.methods.bounds.fit_stitch", lambda photo, mask: default_stitch("satin"))
     caches = (cases.design, cases._drawn, run.library)
     for cache in caches:

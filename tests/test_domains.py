@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from test_bench_run import finish
+from workflow_calls import apply
 
-import tambour.workflows.learn as customize
+import tambour.workflows.learn as workflow
 from tambour.base import load
 from tambour.bench import cases, domains, metrics, report, run
 from tambour.bench.looks import LOOKS, look
@@ -44,7 +45,7 @@ from tambour.stitch import default_stitch
 from tambour.style import read_style
 from tambour.training.pairs import draw, encode_pair
 from tambour.training.routing import RoutedModel
-from tambour.workflows.apply import Result, apply
+from tambour.workflows.embroider import Result
 from tambour.workflows.report import to_toml
 
 SIDE = 96
@@ -73,7 +74,7 @@ def small(monkeypatch):
     """Pictures of 96 px, and no fitting of stitches, which takes seconds."""
     monkeypatch.setattr(cases, "SIZE", SIDE)
     monkeypatch.setattr(cases, "PX_PER_MM", 7.0)
-    monkeypatch.setattr(customize, "fit_stitch", lambda photo, mask, family=None: default_stitch("satin"))
+    monkeypatch.setattr(workflow, "fit_stitch", lambda photo, mask, family=None: default_stitch("satin"))
     caches = (cases.design, domains._drawn)
     for cache in caches:
         cache.cache_clear()

@@ -12,8 +12,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
+from workflow_calls import learn
 
-import tambour.workflows.learn as customize
+import tambour.workflows.learn as workflow
 from tambour import preflight
 from tambour.base import load
 from tambour.cli import main
@@ -236,11 +237,11 @@ def test_large_pictures_take_more_time_and_little_more_memory(no_hub: None, mach
 
 
 def test_only_the_controlnets_of_the_route_are_asked_for() -> None:
-    assert customize.controlnets(read_recipe("sdxl"), report=False) == ()
-    assert customize.controlnets(read_recipe("sdxl"), report=True) == ("tile", "canny")
-    assert customize.controlnets(read_recipe("mini"), report=False) == ("tile",)
+    assert workflow.controlnets(read_recipe("sdxl"), report=False) == ()
+    assert workflow.controlnets(read_recipe("sdxl"), report=True) == ("tile", "canny")
+    assert workflow.controlnets(read_recipe("mini"), report=False) == ("tile",)
     both_stages = replace(read_recipe("mini"), stage_two=StageTwo(3))
-    assert customize.controlnets(both_stages, report=False) == ("tile", "canny")
+    assert workflow.controlnets(both_stages, report=False) == ("tile", "canny")
 
 
 # --- in the commands ----------------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def test_learn_refuses_before_it_loads(
         raise AssertionError("loaded")
 
     machine("cpu", 0.1)
-    monkeypatch.setattr(customize, "load", loaded)
+    monkeypatch.setattr(workflow, "load", loaded)
     assert main([*command, *dry]) == 4
     told = capsys.readouterr()
     assert "0.1 GiB are free" in told.err and not told.out
@@ -284,7 +285,7 @@ def test_learn_does_as_planned(command: list[str], toy: Path, machine) -> None:
     assert max(rows[1].values()) < max(rows[0].values())
     machine("cpu", (max(rows[0].values()) - 1) / GIB)
     work = Path(command[3]).parent / "work"
-    run = customize.learn(command[1], base=toy, recipe=recipe, work=work)
+    run = learn(command[1], base=toy, recipe=recipe, work=work)
     first = next(run)
     assert first.stage == "plan" and "Gradient checkpointing" in first.message
     while (record := next(run)).stage == "plan":

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from test_style import random_style
+from workflow_calls import apply
 
 from tambour.base import Base, generator, load
 from tambour.bench import cases
 from tambour.config import read_recipe, recipe_from, recipe_values
 from tambour.drawing.sampler import sample
 from tambour.errors import InputError, StyleError
+from tambour.guides.photo import restore_stitches
 from tambour.guides.photo.geometry import region_geometry
 from tambour.guides.photo.quilt import SIDES, Quilt, stitched
 from tambour.guides.photo.relief import FACES, OPEN, RIM, Relief, clear_of, cut_relief
@@ -31,7 +33,7 @@ from tambour.imaging.texture import texture_distance, texture_statistics
 from tambour.progress import finished
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.style import Style
-from tambour.workflows.apply import Result, apply, as_laid
+from tambour.workflows.embroider import Result
 
 SIDE = 256
 GROUND = (238, 232, 220)
@@ -381,7 +383,7 @@ def test_what_the_last_steps_evened_out_comes_back() -> None:
     lab = rgb_to_lab(np.asarray(start))
     smooth = cv2.GaussianBlur(lab, (0, 0), 0.8) * 0.9
     faded = Image.fromarray(lab_to_rgb(np.where(inside[..., None], smooth, lab)))
-    again = as_laid(faded, start, inside)
+    again = restore_stitches(faded, start, inside)
     deep = cv2.erode(inside.astype(np.uint8), np.ones((9, 9))) > 0
 
     def told(image: Image.Image) -> tuple[float, float]:

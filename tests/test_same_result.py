@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from workflow_calls import apply
 
 from tambour.base import Base, base_only, generator, load
 from tambour.config import Edges, Lora, Recipe, Sampling, Stage, StageTwo, Training, recipe_values
@@ -20,7 +21,7 @@ from tambour.training.pairs import crop, encode_pair, join
 from tambour.training.routing import RoutedModel, before
 from tambour.training.stage_one import stage_one
 from tambour.training.stage_two import stage_two
-from tambour.workflows.apply import Result, apply
+from tambour.workflows.embroider import Result
 
 LORA = Lora(rank=2, alpha=2.0, convolutions=True)
 EARLY = ("down_blocks.1.attentions.1", "up_blocks.0.attentions.2")

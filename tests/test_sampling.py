@@ -289,8 +289,7 @@ def test_offloaded_is_the_same_result(toy_sdxl: Path, monkeypatch: pytest.Monkey
 
 def test_a_batch_of_designs_is_drawn_as_each(toy_base: Base) -> None:
     from test_apply import complete, design, finish
-
-    from tambour.workflows.apply import apply
+    from workflow_calls import apply
 
     style = complete(toy_base)
     designs = [design(0), design(1), design(2, (64, 48)), design(3, (64, 48))]

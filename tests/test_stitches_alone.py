@@ -14,6 +14,7 @@ from test_apply import complete, design, finish
 from test_bench_run import finish as run_to_end
 from test_sampling import drawn, noise
 from test_style import random_style
+from workflow_calls import apply, learn
 
 from tambour.base import Base, generator
 from tambour.config import Analysis, Lora, Recipe, Stage, StageTwo, Training, read_recipe, recipe_values
@@ -30,8 +31,6 @@ from tambour.training.pairs import draw, encode_pair
 from tambour.training.palettes import recoloured
 from tambour.training.routing import RoutedModel
 from tambour.training.stage_one import stage_one
-from tambour.workflows.apply import apply
-from tambour.workflows.learn import learn
 
 FABRIC = (235, 230, 215)
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from test_apply import complete, finish
 from toy import make_toy, make_toy_prior
+from workflow_calls import apply, imagine
 
 from tambour.base import Base, generator, load
 from tambour.config import Recipe, Sampling, recipe_from
@@ -21,7 +22,6 @@ from tambour.prior.model import SIDE, Patches, Prior, caption, draw, find_prior,
 from tambour.prior.words import Wish, crisp, design_of, read_prompt
 from tambour.progress import Progress
 from tambour.style import Style
-from tambour.workflows.apply import apply, imagine
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +155,7 @@ def test_the_prior_leaves_the_fingerprint_alone_and_loads_only_when_asked(
 ) -> None:
     assert load(spoken).fingerprint == load(toy).fingerprint
     monkeypatch.setattr(
-        sys.modules["tambour.workflows.apply"], "load_prior", lambda folder: pytest.fail("loaded without need")
+        sys.modules["tambour.workflows.imagine"], "load_prior", lambda folder: pytest.fail("loaded without need")
     )
     base: Base = load(spoken)
     list(apply(style, [Image.new("RGB", (64, 64), "red")], base=base))

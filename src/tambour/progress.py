@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -25,13 +25,41 @@ class Progress:
     step: int
     total: int
     message: str = ""
-    values: dict[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
-def finished(work: Generator[object, None, T]) -> T:
-    """Run work to its end, whatever it tells on the way: what it returns."""
+@dataclass
+class StageProgress:
+    """Counts the steps of one stage and makes its records.
+
+    Attributes:
+        done: steps finished so far.
+    """
+
+    stage: str
+    total: int
+    done: int = 0
+
+    def record(self, message: str = "", values: Mapping[str, float] | None = None, ahead: int = 0) -> Progress:
+        """A record of what is done, and `ahead` steps more."""
+        return Progress(self.stage, self.done + ahead, self.total, message, values or {})
+
+    def through(self, work: Generator[float, None, T], message: str, count: int = 0) -> Generator[Progress, None, T]:
+        """Records of work whose steps are of `count` pictures each, or of none. Returns what the work returns."""
+        while True:
+            try:
+                step = next(work)
+            except StopIteration as end:
+                return end.value
+            yield self.record(message, ahead=int(step * count))
+
+
+def finished(work: Generator[Any, None, T], watch: Callable[[Any], object] | None = None) -> T:
+    """Run work to its end; what it returns. `watch` is called with everything it yields on the way."""
     while True:
         try:
-            next(work)
+            record = next(work)
         except StopIteration as end:
             return end.value
+        if watch is not None:
+            watch(record)

@@ -29,6 +29,7 @@ from tambour.bench.cases import Pairing, Target
 from tambour.bench.methods import VERSION, pick
 from tambour.bench.methods.task import Method, Task, scaled, stitched
 from tambour.config import Recipe, recipe_values, resolve_recipe
+from tambour.drawing.conditions import controlnet_scales
 from tambour.errors import InputError
 from tambour.imaging.files import save_image
 from tambour.imaging.geometry import flatten
@@ -156,7 +157,7 @@ def run(out: str | Path, plan: Plan) -> Iterator[Progress]:
     base: Base | None = None
     if any(method.needs_base for method in methods):
         yield Progress("base", 0, 1, "loading the base model")
-        needed = dict.fromkeys((*controlnets(recipe, report=True), *_inference(recipe)))
+        needed = dict.fromkeys((*controlnets(recipe, report=True), *controlnet_scales(recipe.sampling.free)))
         base = load(plan.base, dtype=recipe.precision, controlnets=tuple(needed))
         yield Progress("base", 1, 1)
     jobs = []
@@ -210,12 +211,6 @@ def _note(out: Path, plan: Plan, recipe: Recipe, base: Base | None, places: Sequ
             index = [*last["index"], *(path for path in index if path not in set(last["index"]))]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / PLAN, {"setup": setup, "index": index})
-
-
-def _inference(recipe: Recipe) -> tuple[str, ...]:
-    """ControlNets that drawing with either setting of the edges takes."""
-    settings = (recipe.sampling.firm, recipe.sampling.free)
-    return tuple(kind for kind in ("tile", "canny") if any(getattr(edges, kind) > 0 for edges in settings))
 
 
 def _for(recipe: Recipe, pairing: Pairing) -> Recipe:

@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from tambour.errors import InputError, OutputExists, StyleError
 
-VERSION = 1
+VERSION = 2
 _KEY = re.compile(r"unet\.(?P<module>[\w.]+)\.lora_(?P<half>[AB])\.weight")
 
 
@@ -94,11 +94,11 @@ def write_style(style: Style, path: str | Path, overwrite: bool = False) -> Path
         raise OutputExists(path)
     tensors = {key: style.tensors[key].detach().cpu().contiguous() for key in sorted(style.tensors)}
     _check_tensors(dataclasses.replace(style, tensors=tensors), path)
-    told = {f.name: getattr(style, f.name) for f in dataclasses.fields(style) if f.name != "tensors"}
-    told |= {name: base64.b64encode(getattr(style, name)).decode() for name in ("thumbnail", "relief")}
-    told |= {"version": VERSION, "digest": _digest(tensors)}
+    facts = {f.name: getattr(style, f.name) for f in dataclasses.fields(style) if f.name != "tensors"}
+    facts |= {name: base64.b64encode(getattr(style, name)).decode() for name in ("thumbnail", "relief")}
+    facts |= {"version": VERSION, "digest": _digest(tensors)}
     adapter = {f"unet.{key}": value for key, value in style.adapter.items()}
-    metadata = {"format": "pt", "tambour": _json(told), "lora_adapter_metadata": _json(adapter)}
+    metadata = {"format": "pt", "tambour": _json(facts), "lora_adapter_metadata": _json(adapter)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,22 +139,23 @@ def read_style(path: str | Path) -> Style:
             "Give a file made by `tambour learn`; other LoRA files say too little about themselves.",
         )
     try:
-        told = json.loads(metadata["tambour"])
-        if told["version"] > VERSION:
-            raise StyleError(f"{path} has version {told['version']}; this tambour reads {VERSION}.", "Update tambour.")
+        facts = json.loads(metadata["tambour"])
+        if facts["version"] != VERSION:
+            remedy = "Update tambour." if facts["version"] > VERSION else "Learn the style again."
+            raise StyleError(f"{path} has version {facts['version']}; this tambour reads {VERSION}.", remedy)
         style = Style(
             tensors=tensors,
-            blocks={str(name): float(similarity) for name, similarity in told["blocks"].items()},
-            rank=int(told["rank"]),
-            alpha=float(told["alpha"]),
-            fabric=tuple(told["fabric"]),
-            statistics=tuple(told["statistics"]),
-            thumbnail=base64.b64decode(told["thumbnail"]),
-            relief=base64.b64decode(told.get("relief", "")),  # earlier files have none, and no palette
-            palette=_palette(told.get("palette", ())),
-            **{key: told[key] for key in ("base", "fingerprint", "trigger", "recipe", "description", "stitch")},
+            blocks={str(name): float(similarity) for name, similarity in facts["blocks"].items()},
+            rank=int(facts["rank"]),
+            alpha=float(facts["alpha"]),
+            fabric=tuple(facts["fabric"]),
+            statistics=tuple(facts["statistics"]),
+            thumbnail=base64.b64decode(facts["thumbnail"]),
+            relief=base64.b64decode(facts["relief"]),
+            palette=_palette(facts["palette"]),
+            **{key: facts[key] for key in ("base", "fingerprint", "trigger", "recipe", "description", "stitch")},
         )
-        digest = told["digest"]
+        digest = facts["digest"]
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise StyleError(f"{path} describes itself wrongly ({fault!r}).", "Learn the style again.") from None
     _check_tensors(style, path)
@@ -163,9 +164,9 @@ def read_style(path: str | Path) -> Style:
     return style
 
 
-def _palette(told: Sequence) -> tuple[tuple[int, int, int, float], ...]:
+def _palette(rows: Sequence) -> tuple[tuple[int, int, int, float], ...]:
     """The file's palette; a ValueError or TypeError where it is none."""
-    palette = tuple((int(r), int(g), int(b), float(share)) for r, g, b, share in told)
+    palette = tuple((int(r), int(g), int(b), float(share)) for r, g, b, share in rows)
     if not all(0 <= value <= 255 for *colour, _ in palette for value in colour):
         raise ValueError("palette")
     return palette

@@ -14,19 +14,17 @@ from PIL import Image
 from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator
 from tambour.config import Recipe
-from tambour.drawing.conditions import structure_of, told
-from tambour.drawing.sampler import sample
+from tambour.drawing.conditions import controlnet_scales
+from tambour.drawing.engine import DrawingEngine, DrawingJob
 from tambour.errors import InputError
 from tambour.imaging.colour import correct_colours
 from tambour.imaging.designs import bundled_designs, on_ground, recolour
 from tambour.imaging.files import open_image, save_image
 from tambour.imaging.regions import find_regions
-from tambour.imaging.tensors import to_image, to_tensor
+from tambour.imaging.tensors import to_tensor
 from tambour.pair.edges import edge_map
 from tambour.pair.flat import make_design
 from tambour.progress import Progress, finished
-
-SOURCES = ("text", "designs")
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,10 @@ def generate(
     Yields progress. Returns the candidates, as they are in the folder.
 
     Raises:
-        InputError: the source, a design or a colour is not known.
+        InputError: a design or a colour is not known.
         BaseModelError: "designs" asks for a ControlNet the base does not have.
     """
     settings = recipe.complement
-    if settings.source not in SOURCES:
-        raise InputError(f"Complement source {settings.source!r} is not known.", f"Allowed: {', '.join(SOURCES)}.")
     drawings = bundled_designs()
     absent = [name for name in settings.designs if name not in drawings]
     if absent:
@@ -95,19 +91,20 @@ def generate(
         yield Progress("complement", len(plan) - len(missing), len(plan), "resumed")
     for first in range(0, len(missing), batch):
         some = missing[first : first + batch]
-        rng = [generator(seed, "complement, picture", i) for i in some]
-        shown = [words[i] for i in some]
+        rngs = [generator(seed, "complement, picture", i) for i in some]
+        prompts = [words[i] for i in some]
         if settings.source == "text":
-            embroideries = imagine(base, recipe, shown, size, rng)
+            embroideries = from_words(base, recipe, prompts, size, rngs)
             designs = [make_design(e).design if recipe.flat else edge_map(e, recipe) for e in embroideries]
         else:
             svgs = [
-                recolour(drawings[plan[i][1]], plan[i][0], settings.colours, d) for i, d in zip(some, rng, strict=True)
+                recolour(drawings[plan[i][1]], plan[i][0], settings.colours, rng)
+                for i, rng in zip(some, rngs, strict=True)
             ]
             designs = [on_ground(svg, size, fabric) for svg in svgs]
             if not recipe.flat:
                 designs = [edge_map(design, recipe) for design in designs]
-            embroideries = embroider(base, recipe, shown, designs, rng)
+            embroideries = from_designs(base, recipe, prompts, designs, rngs)
         for i, *pictures in zip(some, designs, embroideries, strict=True):
             for picture, path in zip(pictures, paths[i], strict=True):
                 save_image(picture, path, overwrite=True)
@@ -127,57 +124,34 @@ def subjects(
     return list(zip(endless(colours)[:count], endless(objects)[:count], strict=True))
 
 
-def imagine(
-    base: Base, recipe: Recipe, words: Sequence[str], size: tuple[int, int], rng: Sequence[torch.Generator]
+def from_words(
+    base: Base, recipe: Recipe, words: Sequence[str], size: tuple[int, int], rngs: Sequence[torch.Generator]
 ) -> list[Image.Image]:
-    """Ordinary sampling, a picture for each of the words and generators."""
-    return _drawn(base, recipe, words, size=size, generators=rng)
+    """Ordinary sampling under the style prompt, a picture for each of the words and generators."""
+    prompts = tuple(recipe.prompts.style.format(word) for word in words)
+    engine = DrawingEngine(base, recipe, prompts, {})
+    return finished(engine.draw([DrawingJob(rng) for rng in rngs], size))
 
 
-def embroider(
+def from_designs(
     base: Base,
     recipe: Recipe,
     words: Sequence[str],
     designs: Sequence[Image.Image],
-    rng: Sequence[torch.Generator],
+    rngs: Sequence[torch.Generator],
 ) -> list[Image.Image]:
     """SDEdit under the structure conditions, at the recipe's setting for firm edges; designs of one size."""
     edges = recipe.sampling.firm
-    scales = {kind: scale for kind, scale in (("tile", edges.tile), ("canny", edges.canny)) if scale > 0}
-    structures = []
-    for design in designs:
+    prompts = tuple(recipe.prompts.style.format(word) for word in words)
+    engine = DrawingEngine(base, recipe, prompts, controlnet_scales(edges), edges.strength)
+    jobs = []
+    for design, rng in zip(designs, rngs, strict=True):
         inside = find_regions(np.asarray(design)).labels > 0
-        structures.append(structure_of(design, inside, scales, recipe.training_kernel, recipe))
-    plain = base.encode_prompt([recipe.prompts.content.format("design")])
-    images = _drawn(
-        base,
-        recipe,
-        words,
-        size=designs[0].size[::-1],
-        generators=rng,
-        start=torch.cat([to_tensor(design) for design in designs]),
-        strength=edges.strength,
-        **told(structures, scales, plain, recipe),
-    )
+        jobs.append(DrawingJob(rng, design, engine.conditions(design, inside, recipe.training_kernel)))
+    images = finished(engine.draw(jobs, designs[0].size[::-1]))
     if not edges.correct_colours:
         return images
     return [correct_colours(image, design) for image, design in zip(images, designs, strict=True)]
-
-
-def _drawn(base: Base, recipe: Recipe, words: Sequence[str], **what) -> list[Image.Image]:
-    """A batch of pictures, at the recipe's sampling."""
-    sampling, prompts = recipe.sampling, recipe.prompts
-    guided = sampling.guidance_scale > 1
-    drawing = sample(
-        base,
-        base.encode_prompt([prompts.style.format(word) for word in words]),
-        negative=base.encode_prompt([prompts.negative]) if guided else None,
-        guidance_scale=sampling.guidance_scale,
-        steps=sampling.steps,
-        **what,
-    )
-    pictures = finished(drawing)
-    return [to_image(picture) for picture in pictures.split(1)]
 
 
 # -- filters ----------------------------------------------------------------------------------------------------------

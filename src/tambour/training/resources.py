@@ -1,27 +1,13 @@
-"""What a run needs around its training: a clock, room on the GPU, the right number of threads."""
+"""What a run needs around its training: room on the GPU, the right number of threads."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from tambour.base import Base
-
-
-class Clock:
-    """Seconds spent between laps, by name."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name], self._last = round(now - self._last, 2), now
-
 
 SMALL = 48 * 48  # latents in a pass; measured on two cores: up to here a second thread brings nothing
 

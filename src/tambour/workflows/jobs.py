@@ -1,7 +1,7 @@
-"""Unfinished work: a folder beside the output, where the same command, given again, finds what is done already.
+"""Jobs: workflows whose results go to files, with their unfinished work in a folder beside the output.
 
-The folder is called OUTPUT.work; the plan in it says which inputs, numbers and settings it belongs to. Finished outputs
-are moved to their places at the end, all together.
+The folder is called OUTPUT.work; the plan in it says which inputs, numbers and settings it belongs to. The same
+command, given again, finds there what is done already. Finished outputs are moved to their places together.
 """
 
 from __future__ import annotations
@@ -10,10 +10,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tambour.errors import InputError, OutputExists
+from tambour.progress import Progress, finished
+from tambour.workflows.options import LearnOptions
+
+if TYPE_CHECKING:
+    from tambour.style import Style
+    from tambour.workflows.embroider import Result
+
+    Watch = Callable[[Progress | Result], object]
 
 PLAN, MOVING = "plan.json", "moving"
 
@@ -96,3 +106,85 @@ def write_json(path: Path, values: object) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(values))
     os.replace(temporary, path)
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def learn_style(
+    photo: str | Path,
+    output: str | Path | None,
+    options: LearnOptions,
+    *,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+) -> Style:
+    """Learn a style and write it to `output`; None writes nothing. Interrupted, the same call continues.
+
+    Raises: as `workflows.learn.learn`, and
+
+        OutputExists: the output or the report is there, and `overwrite` is False.
+    """
+    from tambour.style import read_style, write_style
+    from tambour.workflows.learn import learn
+
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="tambour-") as folder:
+            return finished(learn(photo, options, work=folder), watch)
+    output = Path(output)
+    folder = check_learning(output, options, overwrite)
+    style = finished(learn(photo, options, work=folder, overwrite=overwrite), watch)
+    write_style(style, folder / output.name, overwrite=True)
+    move(folder, [output])
+    return read_style(output)
+
+
+def check_learning(output: Path, options: LearnOptions, overwrite: bool) -> Path:
+    """The work folder of a style to be learnt; refuses a name that is no style's, and what would be overwritten."""
+    if output.suffix != ".safetensors":
+        raise InputError(f"A style file cannot be called {output.name!r}.", "Its name must end in .safetensors.")
+    folder = work_folder(output)
+    check_targets(folder, [output], overwrite)
+    if options.report is not None and not folder.exists():
+        check_targets(folder, [Path(options.report) / "manifest.json"], overwrite)
+    return folder
+
+
+def draw_to_files(
+    draw: Callable[[int], Iterator[Progress | Result]],
+    output: Path,
+    targets: Sequence[Path],
+    identity: Mapping,
+    *,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+) -> dict[Path, Result]:
+    """Draw pictures into files; they wait in a work folder until all are done. Returns those drawn now.
+
+    Args:
+        draw: number of pictures that are done already -> the workflow that draws the others, in their order.
+        output: what the work folder is named after: the file, or the folder of several.
+        targets: where each picture goes.
+        identity: what decides the pictures; unfinished work with another one does not belong to it.
+
+    Raises: as the workflow, and
+
+        OutputExists: a target is there, and `overwrite` is False.
+    """
+    from tambour.imaging.files import save_image
+
+    folder = work_folder(output)
+    check_targets(folder, targets, overwrite)
+    claim(folder, identity, overwrite)
+    waiting = [folder / target.name for target in targets]
+    done = next((index for index, path in enumerate(waiting) if not path.exists()), len(waiting))
+    results = {}
+    for record in draw(done) if done < len(waiting) else ():
+        if not isinstance(record, Progress):
+            number = done + record.design_index
+            save_image(record.image, waiting[number], overwrite=True)
+            results[targets[number]] = record
+        if watch is not None:
+            watch(record)
+    move(folder, targets)
+    return results

@@ -22,9 +22,9 @@ from tambour.bench import perceptual
 from tambour.bench.cases import Target
 from tambour.bench.methods.task import Method, Task
 from tambour.config import Edges
+from tambour.drawing.conditions import condition_pictures, controlnet_scales, tile_kernel
 from tambour.errors import BaseModelError
 from tambour.imaging.colour import correct_colours
-from tambour.imaging.conditions import canny_condition, tile_condition
 from tambour.imaging.geometry import flatten, pad
 from tambour.imaging.tensors import to_image, to_tensor
 from tambour.progress import Progress
@@ -46,9 +46,9 @@ def seen(task: Task, flat: list[Image.Image], words: str) -> Batch:
     prompt = base.encode_prompt([words]).expand(len(flat))
     tile = None
     if recipe.training.tile:
-        kernel = round(recipe.sampling.blur_kernel * max(width, height) / recipe.sampling.size)
-        conditions = [(to_tensor(tile_condition(picture, kernel)) + 1) / 2 for picture in flat]
-        tile = torch.cat(conditions).to(base.device, base.dtype)
+        kernel = tile_kernel(recipe.sampling, base, (width, height))
+        pictures = [condition_pictures(picture, ("tile",), kernel, recipe.sampling)["tile"] for picture in flat]
+        tile = torch.cat([(to_tensor(picture) + 1) / 2 for picture in pictures]).to(base.device, base.dtype)
     latents = torch.cat([base.encode_image(to_tensor(picture)) for picture in flat])
     return Batch(latents, latents, prompt, prompt, base.time_ids(height, width).expand(len(flat), -1), tile)
 
@@ -261,21 +261,17 @@ def prompted_by_image(task: Task, target: Target, weights: dict, told: dict) -> 
     """`instant_style` with any adapter's weights and any form of the image prompt."""
     base, sampling, edges = task.base, task.recipe.sampling, setting(task)
     flat, crop_box = padded(task, target)
-    kernel = round(sampling.blur_kernel * max(flat.size) / sampling.size)
-    conditions = {
-        "tile": (edges.tile, tile_condition(flat, kernel)),
-        "canny": (edges.canny, canny_condition(flat, sampling.canny_low, sampling.canny_high)),
-    }
-    heard = {kind: both for kind, both in conditions.items() if both[0] > 0}
-    pipeline = base.image_pipeline(tuple(heard))
+    scales = controlnet_scales(edges)
+    conditions = condition_pictures(flat, scales, tile_kernel(sampling, base, flat.size), sampling)
+    pipeline = base.image_pipeline(tuple(scales))
     yield Progress("instantstyle", 0, 1)
     with image_prompted(pipeline, weights):
         image = pipeline(
             prompt=task.recipe.prompts.content.format("design"),
             negative_prompt=task.recipe.prompts.negative,
             image=flat,
-            control_image=[picture for _, picture in heard.values()],
-            controlnet_conditioning_scale=[scale for scale, _ in heard.values()],
+            control_image=list(conditions.values()),
+            controlnet_conditioning_scale=list(scales.values()),
             strength=edges.strength,
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance_scale,

@@ -17,8 +17,11 @@ from tambour.guides.photo.relief import Relief, cut_relief
 from tambour.imaging.geometry import flatten
 from tambour.progress import Progress, finished
 from tambour.style import Style
-from tambour.workflows.apply import Result, apply, imagine
+from tambour.workflows.apply import apply
+from tambour.workflows.embroider import Result
+from tambour.workflows.imagine import imagine
 from tambour.workflows.learn import analyse, learn
+from tambour.workflows.options import ApplyOptions, ImagineOptions, LearnOptions
 
 PAPER = "Ma et al. 2025 (docs/method.md)"
 
@@ -27,22 +30,25 @@ def learnt(task: Task, recipe: Recipe, blocks: tuple[str, ...] | None = None) ->
     """The whole flow on the task's pair. Returns a `Style`."""
     photo, design = task.inputs()
     words = task.style.words
-    settings = dict(base=task.base, recipe=recipe, seed=task.seed, blocks=blocks, describe=words)
-    return (yield from learn(photo, design=design, **settings, work=task.work / "learn", overwrite=True))
+    options = LearnOptions(design=design, base=task.base, recipe=recipe, seed=task.seed, blocks=blocks, describe=words)
+    return (yield from learn(photo, options, work=task.work / "learn", overwrite=True))
 
 
 def lowest(task: Task, count: int) -> Iterator[Progress]:
     """The `count` blocks that see the embroidery best (method, section 2), in the base's order."""
     photo, design = task.inputs()
-    choice = yield from analyse(photo, design=design, base=task.base, recipe=task.recipe, describe=task.style.words)
+    options = LearnOptions(design=design, base=task.base, recipe=task.recipe, describe=task.style.words)
+    choice = yield from analyse(photo, options)
     best = sorted(choice.names, key=lambda name: choice.scores[name])[:count]
     return tuple(name for name in choice.names if name in best)
 
 
 def drawn(task: Task, style: Style, target: Target, guide: str | None = "none") -> Iterator[Progress]:
     """A target in a style, as `tambour apply` draws it, by the style's own recipe. Returns the picture."""
-    settings = dict(edges=task.style.edges, seed=task.seed, guide=guide, size=max(target.design.size))
-    return (yield from _last(apply(style, [target.design], base=task.base, **settings)))
+    options = ApplyOptions(
+        base=task.base, edges=task.style.edges, seed=task.seed, guide=guide, size=max(target.design.size)
+    )
+    return (yield from _last(apply(style, [target.design], options)))
 
 
 def guided(task: Task, style: Style, target: Target) -> Iterator[Progress]:
@@ -77,8 +83,8 @@ def stitches_alone(task: Task, learnt: None, target: Target) -> Iterator[Progres
 
 def imagined(task: Task, style: Style, prompt: str) -> Iterator[Progress]:
     """A prompt in a style. Returns the picture."""
-    size = task.recipe.sampling.size
-    return (yield from _last(imagine(style, prompt, base=task.base, seed=task.seed, size=size)))
+    options = ImagineOptions(base=task.base, seed=task.seed, size=task.recipe.sampling.size)
+    return (yield from _last(imagine(style, prompt, options)))
 
 
 def _last(records: Iterator[Progress | Result]) -> Iterator[Progress]:

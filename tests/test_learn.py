@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from workflow_calls import analyse, learn
 
-import tambour.workflows.learn as customize
+import tambour.workflows.learn as workflow
 from tambour.base import load
 from tambour.config import Analysis, Complement, Edges, Lora, Recipe, Sampling, Stage, StageTwo, Training, read_recipe
 from tambour.errors import BaseModelError, InputError
@@ -24,7 +25,6 @@ from tambour.pair.reference import fabric_colour, name_colours, prepare
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.style import read_style, write_style
 from tambour.training.resources import few_threads
-from tambour.workflows.learn import analyse, learn
 from tambour.workflows.report import to_toml
 
 EDGES = Edges(strength=0.9)
@@ -50,7 +50,7 @@ def base(toy):
 def quick_fit():
     """Fitting a stitch takes seconds and is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(customize, "fit_stitch", lambda photo, mask, family=None: default_stitch("satin"))
+        patch.setattr(workflow, "fit_stitch", lambda photo, mask, family=None: default_stitch("satin"))
         yield
 
 
@@ -160,17 +160,18 @@ def test_killed_between_two_generated_pairs_and_in_mid_write_it_ends_the_same(wh
     work = tmp_path / "work"
     script = f"""
 import os, pathlib, signal
-import tambour.workflows.learn as customize
+import tambour.workflows.learn as workflow
 from tambour.stitch import default_stitch
-from tests.test_customize import RECIPE
-customize.fit_stitch = lambda photo, mask, family=None: default_stitch("satin")
+from test_learn import RECIPE
+from workflow_calls import learn
+workflow.fit_stitch = lambda photo, mask, family=None: default_stitch("satin")
 work = pathlib.Path({str(work)!r})
-for record in customize.learn({str(photo)!r}, base={base.name!r}, recipe=RECIPE, seed=1, work=work):
+for record in learn({str(photo)!r}, base={base.name!r}, recipe=RECIPE, seed=1, work=work):
     if (record.stage, record.step) == ("complement", 2):
         os.kill(os.getpid(), signal.SIGKILL)
 """
     root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'tests'}:{root / 'src'}"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     for part in (
