@@ -194,7 +194,7 @@ def test_the_guide_starts_from_stitches(style: Style, toy_base: Base) -> None:
     run = {"base": toy_base, "size": 96, "strength": 0.25, "edges": "free"}
     (plain,) = finish(apply(style, [flat], **run))
     (guided,) = finish(apply(style, [flat], **run, guide="stitches"))
-    assert guided.guided and not plain.guided
+    assert (guided.guide, plain.guide) == ("stitches", "none")
     assert not same(plain, guided)
     (again,) = finish(apply(style, [flat], **run, guide="stitches"))
     assert same(guided, again)
@@ -255,7 +255,7 @@ def test_the_style_knows_its_base(style: Style, toy_sdxl: Path) -> None:
     ("options", "reason"),
     [
         ({"edges": "soft"}, "edges 'soft' is not known. Allowed: firm, free"),
-        ({"guide": "yes"}, "guide 'yes' is not known. Allowed: none, stitches"),
+        ({"guide": "yes"}, "guide 'yes' is not known. Allowed: none, photo, stitches"),
         ({"strength": 0.0}, "strength 0.0 is out of range"),
         ({"strength": 1.5}, "strength 1.5 is out of range"),
         ({"strength": 0.1}, "leaves none of 4 steps"),

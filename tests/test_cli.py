@@ -134,7 +134,7 @@ def test_interrupted_it_says_how_to_go_on(
     def interrupted(*_arguments: object, **_settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tambour.learn", interrupted)
+    monkeypatch.setattr("tambour.workflows.jobs.learn_style", interrupted)
     code, _, err = run(capsys, "learn", photo, "-o", tmp_path / "style.safetensors")
     assert code == 130 and "same command again" in err
 
@@ -318,9 +318,9 @@ def test_stitch(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> N
         ("apply {style} {fox} -o {out}/fox.png --samples 0", 2, "samples"),
         ("apply {style} {fox} -o {out}/fox.png --edges soft", 2, "soft"),
         ("apply {style} {photo} -o {out}/fox.png --transparent", 2, "transparent"),
-        ("apply {style} {fox} -o {out}/fox.png --seed -1", 2, "--seed"),
+        ("apply {style} {fox} -o {out}/fox.png --seed -1", 2, "seed -1"),
         ("imagine {style} ' ' -o {out}/dog.png", 2, "empty"),
-        ("imagine {style} dog -o {out}/dog.png -n 0", 2, "-n 0"),
+        ("imagine {style} dog -o {out}/dog.png -n 0", 2, "n 0"),
         ("imagine {style} '{long}' -o {out}/dog.png", 2, "too long"),
         ("pair {recipe} -o {out}/flat.png", 2, "not a picture"),
         ("pair {photo} -o {out}/flat.png --describe fox", 2, "sd3"),

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tambour"
 # From the top of the house to its foundation; a room imports only rooms below it.
 ORDER = (
     "cli", "__init__", "workflows", "preflight", "training", "analysis", "guides", "drawing", "pair", "style", "prior",
-    "base", "stitch", "imaging", "progress", "config", "errors",
+    "base", "stitch", "imaging", "scale", "progress", "config", "errors",
 )  # fmt: skip
 ASIDE = ("bench",)  # may import every room, but not each other, and no room imports them
 STARTED = ("bench",)  # but the command line starts these

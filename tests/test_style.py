@@ -174,7 +174,10 @@ def test_foreign_files_are_refused(style: Style, tmp_path: Path) -> None:
     change(path, version=99)
     with pytest.raises(StyleError, match="version 99"):
         read_style(path)
-    change(path, version=1, rank="many")
+    change(path, version=1)
+    with pytest.raises(StyleError, match="Learn the style again"):
+        read_style(path)
+    change(path, version=2, rank="many")
     with pytest.raises(StyleError, match="describes itself wrongly"):
         read_style(path)
 

@@ -112,7 +112,7 @@ def guides() -> dict[str, type[Guide]]:
     """Every guide by name, those of this room's files and those registered elsewhere."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return dict(_REGISTERED)
+    return dict(sorted(_REGISTERED.items(), key=lambda item: (item[0] != "none", item[0])))
 
 
 def choose_guide(wanted: str | None, style: Style, recipe: Recipe) -> type[Guide]:

@@ -180,11 +180,12 @@ def draw_to_files(
     done = next((index for index, path in enumerate(waiting) if not path.exists()), len(waiting))
     results = {}
     for record in draw(done) if done < len(waiting) else ():
-        if not isinstance(record, Progress):
-            number = done + record.design_index
-            save_image(record.image, waiting[number], overwrite=True)
-            results[targets[number]] = record
-        if watch is not None:
-            watch(record)
+        if isinstance(record, Progress):
+            if watch is not None:
+                watch(record)
+            continue
+        number = done + record.design_index
+        save_image(record.image, waiting[number], overwrite=True)
+        results[targets[number]] = record
     move(folder, targets)
     return results
