@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tambour.images import contact_sheet
+from tambour.imaging.sheet import contact_sheet
 
 import tambour
 from tambour.stitch import FAMILIES, Fabric
