@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tambour.images import contact_sheet
-
 import tambour
+from tambour.imaging.sheet import contact_sheet
 from tambour.stitch import FAMILIES, Fabric
 
 DESIGNS = Path(tambour.__file__).with_name("designs")
