@@ -8,8 +8,8 @@ The bundled base model never saw chain stitch, so learning it from this one pict
 from pathlib import Path
 
 from PIL import Image
-from tambour.images import open_image, save_image
 
+from tambour.imaging.files import open_image, save_image
 from tambour.stitch import Fabric, Stitch, render
 
 HERE = Path(__file__).parent

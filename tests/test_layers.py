@@ -76,3 +76,18 @@ def test_the_command_line_needs_no_pictures_to_print_its_help() -> None:
     code = "import sys, tambour.cli; print([n for n in ('numpy', 'cv2', 'PIL', 'rich') if n in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+def test_nothing_else_lies_at_the_root() -> None:
+    modules = {path.name for path in SOURCE.glob("*.py")}
+    assert modules == {"__init__.py", "config.py", "errors.py", "progress.py", "scale.py"}
+    data = {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"} - set(ORDER + ASIDE)
+    assert data == {"designs", "recipes"}
+
+
+def test_learn_does_not_import_apply() -> None:
+    assert ("tambour", "workflows", "apply") not in imports(SOURCE / "workflows" / "learn.py")
+
+
+def test_nobody_imports_the_pretraining() -> None:
+    assert not [path for path in FILES for name in imports(path) if name[0] == "pretraining"]

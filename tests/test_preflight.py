@@ -14,7 +14,7 @@ from peft import LoraConfig
 from PIL import Image
 from workflow_calls import learn
 
-import tambour.workflows.learn as workflow
+import tambour.workflows.request as workflow
 from tambour import preflight
 from tambour.base import load
 from tambour.cli import main

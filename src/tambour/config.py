@@ -130,9 +130,9 @@ class Sampling:
         "prior"  # how words are drawn: "prior", where the base has one, which makes
     )
     # a flat design of them first (ours); "base": by the base itself (the paper)
-    warning: str = ""  # told to who draws from words alone, where the base does so itself
+    warning: str = ""  # said to who draws from words alone, where the base does so itself
     guide: str = "none"  # what SDEdit starts from: "none", the flat design (the paper);
-    # "stitches", it drawn in the stitch fitted to the reference; "photo", it in the reference's own (`guides/`)
+    # "stitches", it drawn in the stitch fitted to the reference; "photo", it in the reference's own stitches
     guide_strength: float = 0.6  # SDEdit strength when starting from a guide
     firm: Edges = field(default_factory=Edges)
     free: Edges = field(default_factory=lambda: Edges(tile=0.4, canny=0.0, strength=0.85, correct_colours=False))

@@ -36,7 +36,7 @@ from tambour.imaging.geometry import flatten
 from tambour.imaging.texture import texture_statistics
 from tambour.progress import Progress
 from tambour.workflows.jobs import write_json
-from tambour.workflows.learn import controlnets
+from tambour.workflows.request import controlnets
 
 PLAN = "plan.json"
 LIBRARY_SEED, CEILING_SEED = 1007, 2007  # of the truths that name styles, and of the ceiling; not the truth's own

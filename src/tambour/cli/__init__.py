@@ -65,15 +65,15 @@ def learn(
     from tambour.workflows.jobs import check_learning, learn_style
 
     if dry_run:
-        folder = check_learning(output, options, overwrite)
-        from tambour.workflows import learn as workflow
+        from tambour.workflows.request import dry_run as plan
 
+        folder = check_learning(output, options, overwrite)
         files = {
             "output": f"{output}{' (replaced)' if output.exists() else ''}",
             "report": options.report,
             "work": f"{folder} ({'continued' if folder.exists() else 'new'})",
         }
-        print_facts(workflow.dry_run(photo, options) | files)
+        print_facts(plan(photo, options) | files)
         return
     start = time.monotonic()
     with watching(quiet) as watch:

@@ -53,8 +53,9 @@ class Guide(ABC):
 
     Attributes:
         name: what users call it; unique.
-        lacking: style -> what a style lacks for this guide, and what to do, or "".
-        recipe, edges: the numbers of the run; the setting of the edges among them.
+        style: the one that is drawn in.
+        recipe: the numbers of the run.
+        edges: the recipe's setting of the edges that counts.
         wanted_strength: what the user asks for; None: the guide's own.
     """
 

@@ -100,7 +100,7 @@ class LearnOptions:
     base: Base | str | Path = option("mini", "Base model: mini, sdxl, a folder or a .safetensors.")
     recipe: Recipe | str | Path | None = option(None, RECIPE)
     blocks: Sequence[str] | None = option(None, "Style blocks in place of ours, by comma.", text=_by_comma)
-    describe: str | None = option(None, 'What the photo shows: "red fox". Not heard by mini.')
+    describe: str | None = option(None, 'What the photo shows: "red fox". mini does not read it.')
     stitch: str | None = option(None, "Its stitch, where ours is wrong: satin, cross, chain ...")
     seed: int = option(0, SEED)
     report: str | Path | None = option(None, "Folder for pictures of every step.")

@@ -31,7 +31,7 @@ from tambour.training.complement import Candidate, Filtered
 from tambour.workflows.embroider import Embroidering, Result, embroider
 
 if TYPE_CHECKING:
-    from tambour.workflows.learn import Request
+    from tambour.workflows.request import Request
 
 SHOWN = ("fox", "rose", "bee", "monogram")  # bundled designs on the final sheet
 _LIBRARIES = ("tambour", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow")
