@@ -12,7 +12,7 @@ from PIL import Image
 from tambour.base.model import Prompt
 from tambour.config import Recipe
 from tambour.drawing.sampler import Condition, MaskedStyleGuidance
-from tambour.imaging.conditions import canny_condition, chroma_key, reach, tile_condition
+from tambour.imaging.conditions import canny_condition, chroma_key, stitch_reach, tile_condition
 from tambour.imaging.tensors import to_tensor
 
 
@@ -48,7 +48,7 @@ def structure_of(flat: Image.Image, inside: np.ndarray, kinds: Iterable[str], ke
 
     if not recipe.masked_style:
         return Structure(conditions(flat))
-    within = torch.from_numpy(reach(inside))[None, None]
+    within = torch.from_numpy(stitch_reach(inside))[None, None]
     return Structure(conditions(chroma_key(flat, inside)), conditions(flat), within)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tambour.config import Recipe
 from tambour.imaging.geometry import flatten
+from tambour.imaging.nearest import fill_from_nearest
 from tambour.imaging.regions import find_regions
 from tambour.pair.edges import edge_map
 
@@ -94,12 +95,7 @@ def areas_of(lines: np.ndarray) -> np.ndarray:
     small = sizes < max(4, _SPECK * height * width)
     small[[0, ground]] = True, False
     labels[small[labels]] = 0
-    _, nearest = cv2.distanceTransformWithLabels(
-        (labels == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    owner = np.zeros(nearest.max() + 1, np.int32)
-    owner[nearest[labels > 0]] = labels[labels > 0]
-    labels = owner[nearest][gap:-gap, gap:-gap]
+    labels = fill_from_nearest(labels, labels > 0)[gap:-gap, gap:-gap]
     names = np.unique(labels[labels != ground])
     renumbered = np.zeros(labels.max() + 1, np.int32)
     renumbered[names] = np.arange(1, len(names) + 1)

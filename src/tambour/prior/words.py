@@ -18,7 +18,9 @@ from PIL import Image
 from tambour.base.seeds import generator
 from tambour.errors import InputError
 from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
-from tambour.imaging.segmentation import drop_specks, palette, vote
+from tambour.imaging.nearest import fill_from_nearest
+from tambour.imaging.palette import distinct_colours, photo_palette
+from tambour.imaging.segmentation import drop_specks, vote
 from tambour.prior.model import Prior, caption, draw
 
 COLOURS = 8  # of a design, at most
@@ -116,8 +118,8 @@ def crisp(drawing: np.ndarray, size: int) -> Image.Image:
     if not inside.any():
         return Image.new("RGBA", (size, size))
     lab = rgb_to_lab((drawing[..., :3] / np.maximum(alpha, 0.05)[..., None]).clip(0, 1))
-    lab = _spread(lab, alpha > 0.8)
-    colours = _few(palette(np.repeat(lab[inside], 4, 0)), lab[inside])
+    lab = fill_from_nearest(lab, alpha > 0.8)  # soft edges hold little colour
+    colours = distinct_colours(photo_palette(np.repeat(lab[inside], 4, 0)), lab[inside], COLOURS, _APART)
     large = cv2.resize(lab, (size, size), interpolation=cv2.INTER_CUBIC)
     costs = np.stack([((large - colour) ** 2).sum(-1) for colour in colours])
     scale = size / len(drawing)
@@ -127,25 +129,3 @@ def crisp(drawing: np.ndarray, size: int) -> Image.Image:
     covered = drop_specks(covered.astype(int), _SMALL * size**2) > 0
     rgb = lab_to_rgb(colours[None])[0][labels]
     return Image.fromarray(np.dstack([rgb, np.where(covered, 255, 0).astype(np.uint8)]))
-
-
-def _spread(lab: np.ndarray, solid: np.ndarray) -> np.ndarray:
-    """Pixels that are not solid take the colour of the nearest that is: soft edges hold little colour."""
-    if solid.all() or not solid.any():
-        return lab
-    _, nearest = cv2.distanceTransformWithLabels((~solid).astype(np.uint8), cv2.DIST_L2, 5,
-                                                 labelType=cv2.DIST_LABEL_PIXEL)  # fmt: skip
-    table = np.zeros((nearest.max() + 1, 3), np.float32)
-    table[nearest[solid]] = lab[solid]
-    return table[nearest]
-
-
-def _few(colours: np.ndarray, lab: np.ndarray) -> np.ndarray:
-    """At most `COLOURS` of a palette (K, 3), each far from the others: those that most pixels (N, 3) are nearest to."""
-    nearest = ((lab[:, None] - colours) ** 2).sum(-1).argmin(1)
-    counts = np.bincount(nearest, minlength=len(colours))
-    kept: list[np.ndarray] = []
-    for colour in colours[np.argsort(-counts, kind="stable")]:
-        if len(kept) < COLOURS and all(np.linalg.norm(colour - other) > _APART for other in kept):
-            kept.append(colour)
-    return np.float32(kept)

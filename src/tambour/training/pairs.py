@@ -14,7 +14,7 @@ from PIL import Image
 
 from tambour.base import Base, Prompt
 from tambour.config import Recipe
-from tambour.imaging.conditions import canny_condition, chroma_key, reach, tile_condition
+from tambour.imaging.conditions import canny_condition, chroma_key, stitch_reach, tile_condition
 from tambour.imaging.regions import find_regions
 from tambour.imaging.tensors import to_tensor
 
@@ -103,7 +103,7 @@ def encode_pair(
         tile = condition(design)
     if recipe.masked_style:
         inside = find_regions(np.asarray(design)).labels > 0 if mask is None else np.asarray(mask.convert("L")) > 127
-        within = torch.from_numpy(reach(inside)).to(base.device)
+        within = torch.from_numpy(stitch_reach(inside)).to(base.device)
         stitches = F.interpolate(within[None, None], latents.shape[2:], mode="area")
         keyed = condition(chroma_key(design, inside)) if recipe.training.tile else None
     return EncodedPair(
