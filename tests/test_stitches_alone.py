@@ -121,9 +121,9 @@ def test_training_sees_the_key_and_counts_the_stitches(toy_base: Base, pair: Pai
     whole = dataclasses.replace(alone, masked_style=False)
     encoded = [encode_pair(toy_base, pair.design, pair.embroidery, "bars", r, pair.mask) for r in (alone, whole)]
     outside = ~torch.from_numpy(stitch_reach(np.asarray(pair.mask) > 127)).bool()
-    assert encoded[1].stitches is None and encoded[1].keyed is None
-    assert torch.equal(encoded[0].tile, encoded[1].tile)
-    assert (encoded[0].keyed - encoded[0].tile).abs()[..., outside].mean() > 0.2
+    assert encoded[1].stitches is None and encoded[1].keyed_condition is None
+    assert torch.equal(encoded[0].condition, encoded[1].condition)
+    assert (encoded[0].keyed_condition - encoded[0].condition).abs()[..., outside].mean() > 0.2
     assert loss(alone, pair.embroidery, False) == loss(whole, pair.embroidery, False), "designs are shown as they are"
     spoilt = pair.embroidery.copy()
     spoilt.paste((10, 200, 10), [0, 0, 128, 8])  # ground

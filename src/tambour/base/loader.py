@@ -34,7 +34,7 @@ from tambour.errors import BaseModelError
 
 CONTROLS = ("tile", "canny")
 DTYPES = ("float32", "bfloat16", "float16")
-PRECISIONS = (*DTYPES, "int8")  # int8: attention's weights in 8 bits (see quantize), the rest as `computed` says
+PRECISIONS = (*DTYPES, "int8")  # int8: attention's weights in 8 bits (see quantize), the rest in `compute_dtype`
 
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # what a single checkpoint file holds
@@ -117,9 +117,9 @@ def load(
         raise BaseModelError(f"dtype {dtype!r} is not known.", f"Allowed: {', '.join(PRECISIONS)}.")
     device = device or choose_device(dtype)
     name = str(name_or_path)
-    source = find(name, controlnets)
+    source = find_source(name, controlnets)
     classes = _read_json(source.folders["model_index"])
-    precision = getattr(torch, computed(dtype, device))
+    precision = getattr(torch, compute_dtype(dtype, device))
     parts = {} if source.checkpoint is None else _load_checkpoint(source, name)
     rows = _module_rows(parts["unet"]) if source.checkpoint else _file_rows(source.folders["unet"])
     for part, folder in source.folders.items():
@@ -152,7 +152,7 @@ def load(
     return base
 
 
-def computed(dtype: str, device: str) -> str:
+def compute_dtype(dtype: str, device: str) -> str:
     """The dtype of activations, and of weights that are not in 8 bits."""
     if dtype != "int8":
         return dtype
@@ -170,7 +170,7 @@ def choose_device(dtype: str) -> str:
     return "mps" if torch.backends.mps.is_available() and dtype != "bfloat16" else "cpu"
 
 
-def find(name: str, controlnets: Sequence[str], *, download: bool = True) -> Source:
+def find_source(name: str, controlnets: Sequence[str], *, download: bool = True) -> Source:
     """The parts of a base on this machine; `download` allows to fetch what is missing, else only the cache is read.
 
     Raises:

@@ -53,5 +53,5 @@ def edged(pair: Pair, recipe: Recipe, own: bool) -> Pair:
     """
     if recipe.flat:
         return pair
-    seen = pair.embroidery if recipe.design_kind == "canny" and not own else pair.design
-    return replace(pair, design=edge_map(seen, recipe))
+    picture = pair.embroidery if recipe.design_kind == "canny" and not own else pair.design
+    return replace(pair, design=edge_map(picture, recipe))

@@ -1,8 +1,8 @@
 """Outlines -> a flat design: closed areas in a reference's colours (ours; the paper shows a model the edges alone).
 
-A base that has hardly seen a picture without its colours does not know inside from outside when it is shown edges. With
-the areas filled, sketch colorization and appearance transfer (method, section 7) are embroidery again. Which area takes
-which colour nobody can know from lines; shares follow the reference, and neighbours differ where they can.
+A base that was hardly trained on edge maps alone cannot tell inside from outside in them. With the areas filled, sketch
+colorization and appearance transfer (method, section 7) are embroidery again. Which area takes which colour nobody can
+know from lines; shares follow the reference, and neighbours differ where they can.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tambour.imaging.nearest import fill_from_nearest
 from tambour.imaging.regions import find_regions
 from tambour.pair.edges import edge_map
 
-Palette = tuple[tuple[int, int, int, float], ...]  # RGB, 0 to 255, and share of the stitched area
+Palette = tuple[tuple[int, int, int, float], ...]  # red, green, blue (0 to 255) and share of the stitched area
 
 _RARE = 0.01  # share of a colour that is none of a palette's
 _GAP = 1 / 170  # of the longer side: lines nearer than that meet

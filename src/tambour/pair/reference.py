@@ -80,8 +80,8 @@ def fabric_colour(pair: Pair) -> tuple[int, int, int]:
 def name_colours(pair: Pair, names: Sequence[str], most: int = 3) -> str:
     """The main colours of a design in words, "red, white and black design".
 
-    It says what nobody told us and no tagger is there to see; named colours are content, which the prompt then carries
-    in place of theta_e.
+    It stands for a description, where the user gave none. Colours named in the prompt are content, which theta_e then
+    need not learn.
     """
     stitched = np.asarray(pair.mask) > 127
     pixels = np.asarray(pair.design.convert("RGB"))[stitched if stitched.any() else slice(None)].reshape(-1, 3)

@@ -26,7 +26,7 @@ from tambour.prior.model import Prior, caption, draw
 COLOURS = 8  # of a design, at most
 _APART = 13.0  # Lab steps between two colours of a design, at least
 _SMALL = 0.0006  # of the picture's area: smaller spots of a colour are given up
-_SILENT = frozenset(  # words that change nothing, and of which nobody need be told
+_FILLERS = frozenset(  # words that mean nothing to the prior and are not reported as ignored
     ("a", "an", "the", "one", "my", "your", "our", "this", "that", "some", "of", "in", "on", "at", "with", "for", "and",
      "to", "by", "from", "is", "me", "please", "patch", "embroidery", "embroidered", "stitched", "picture", "design",
      "drawing", "logo", "motif", "image", "style", "emb")
@@ -35,11 +35,17 @@ _SILENT = frozenset(  # words that change nothing, and of which nobody need be t
 
 @dataclass(frozen=True)
 class Wish:
-    """What a prompt asks for: `colour` None: the object's own; `unheard`: its words that change nothing, in order."""
+    """What a prompt asks for.
+
+    Attributes:
+        name: of the object.
+        colour: None: the object's own.
+        ignored: the prompt's other words, in their order, but for fillers such as "the".
+    """
 
     name: str
     colour: str | None
-    unheard: tuple[str, ...]
+    ignored: tuple[str, ...]
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.colour, self.name) if part)
@@ -64,8 +70,8 @@ def read_prompt(prompt: str, prior: Prior) -> Wish:
     colour = next((i for i in sorted(set(spots) - taken)), None)
     if colour is not None:
         taken.add(colour)
-    unheard = tuple(word for i, word in enumerate(words) if i not in taken and word not in _SILENT)
-    return Wish(name, None if colour is None else colours[words[colour]], unheard)
+    ignored = tuple(word for i, word in enumerate(words) if i not in taken and word not in _FILLERS)
+    return Wish(name, None if colour is None else colours[words[colour]], ignored)
 
 
 def _index(names: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -95,7 +101,7 @@ def _singular(word: str) -> list[str]:
 
 def _near(words: Sequence[str], prior: Prior) -> str:
     known = _index(prior.objects)
-    near = [name for word in words if word not in _SILENT for name in difflib.get_close_matches(word, known, 3, 0.7)]
+    near = [name for word in words if word not in _FILLERS for name in difflib.get_close_matches(word, known, 3, 0.7)]
     some = list(dict.fromkeys(near)) or list(prior.objects)[:: max(1, len(prior.objects) // 10)]
     colours = ", ".join(prior.colours)
     return f"It knows {len(prior.objects)}, such as {', '.join(some)}; in {colours}."

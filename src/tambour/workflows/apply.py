@@ -295,8 +295,8 @@ def _imagine_designs(
     """`imagine` by way of designs: one after the other, so that none depends on its company."""
     wish = read_prompt(prompt, prior)
     told = f'drawn first as a design: "{wish}"'
-    if wish.unheard:
-        told += f"; not heard: {', '.join(wish.unheard)}"
+    if wish.ignored:
+        told += f"; not heard: {', '.join(wish.ignored)}"
     kinds, plan = controlnets_of(recipe), None
     if not isinstance(base, Base):
         plan = plan_apply(base or style.base, recipe, controlnets=kinds, size=size, pictures=n)
