@@ -78,7 +78,7 @@ _CONTROLNETS = {kind: _one_part(f"xinsir/controlnet-{kind}-sdxl-1.0") for kind i
 
 @dataclass(frozen=True)
 class Source:
-    """Where a base lies.
+    """Where the parts of a base are on this machine.
 
     Attributes:
         folders: part -> its folder, ControlNets as "controlnet_KIND"; "model_index" -> that file.
@@ -127,7 +127,7 @@ def load(
             kind = _class_of(part, classes, name)
             parts[part] = None if kind is None else _load_part(kind, folder, part, name, precision)
 
-    print_of = fingerprint(rows, parts["vae"], parts["scheduler"])
+    identity = fingerprint(rows, parts["vae"], parts["scheduler"])
     with quiet():
         for part, module in parts.items():
             if isinstance(module, torch.nn.Module):
@@ -139,7 +139,7 @@ def load(
         parts["vae"].register_to_config(force_upcast=True)
     base = Base(
         name=name,
-        fingerprint=print_of,
+        fingerprint=identity,
         controlnets={
             part.removeprefix("controlnet_"): parts.pop(part) for part in list(parts) if part.startswith("controlnet_")
         },

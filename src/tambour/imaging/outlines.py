@@ -16,8 +16,10 @@ from tambour.imaging.nearest import nearest_dots
 class Contours:
     """The outline point nearest to each pixel.
 
-    nearest: (H, W) int32 row of `points`; depth: (H, W) float32 px to it;
-    points: (N, 6) float32 smoothed x and y, tangent x and y, arc length in px, radians turned inwards so far.
+    Attributes:
+        nearest: (H, W) int32, its row of `points`.
+        depth: (H, W) float32, px to it.
+        points: (N, 6) float32: smoothed x and y, tangent x and y, arc length in px, radians turned inwards so far.
     """
 
     nearest: np.ndarray
@@ -40,7 +42,7 @@ def edge_distance(labels: np.ndarray) -> np.ndarray:
 
 
 def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> Contours:
-    """Follow every region's outline, holes too, and find the outline point nearest to each pixel."""
+    """Region labels (H, W) int, below `colours` -> the point of any outline, holes' too, nearest to each pixel."""
     points = [  # per outline: (n, 8) x, y, smoothed x, y, tangent x, y, arc, turn
         np.column_stack([ring.dots, ring.points, ring.tangent, ring.arc, ring.turn]).astype(np.float32)
         for ring in trace_rings(labels, colours, smoothing)
@@ -54,8 +56,12 @@ def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> 
 class Ring:
     """One closed outline of n points, the region on its left.
 
-    dots: (n, 2) x, y of the pixels; points, tangent: (n, 2) smoothed; arc: (n,) px from the first point;
-    turn: (n,) radians turned inwards so far (negative), as `Contours`; length: px.
+    Attributes:
+        dots: (n, 2) int, x and y of the pixels.
+        points, tangent: (n, 2), smoothed.
+        arc: (n,) px from the first point.
+        turn: (n,) radians turned inwards so far (negative), as in `Contours`.
+        length: px.
     """
 
     dots: np.ndarray

@@ -1,4 +1,4 @@
-"""A photo -> flat areas of few colours: edge-preserving flattening, a palette, a vote, and what is mended after it."""
+"""A photo -> flat areas of few colours: edge-preserving flattening, a palette, a smooth labelling, and clean-up."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def vote(costs: np.ndarray, sigma: float, spread: float = 7.0, strength: float =
 
 
 def drop_specks(labels: np.ndarray, area: float) -> np.ndarray:
-    """Connected areas smaller than `area` px take the label of the nearest larger one."""
+    """Labels (H, W); connected areas of under `area` px take the label of the nearest larger one."""
     speck = np.zeros(labels.shape, bool)
     for k in np.unique(labels):
         parts = components(labels == k)

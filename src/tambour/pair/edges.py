@@ -46,7 +46,7 @@ def find_lines(picture: Image.Image) -> np.ndarray | None:
 
 
 def edged(pair: Pair, recipe: Recipe, own: bool) -> Pair:
-    """A pair with its design as the recipe wants it.
+    """The pair; where the recipe draws from edges, with the edge map as its design.
 
     Args:
         own: the design is the user's; else it was found under the picture, and "canny" looks at that instead.

@@ -45,7 +45,7 @@ class Setting:
     offloaded: bool = False
 
     @property
-    def computed(self) -> str:
+    def compute_dtype(self) -> str:
         """The dtype of activations."""
         return compute_dtype(self.dtype, self.device)
 
@@ -62,8 +62,8 @@ def learn_phases(model: Model, recipe: Recipe, setting: Setting, report: bool) -
     trained = ["unet", f"controlnet_{recipe.training_controlnet}"] if recipe.training_controlnet else ["unet"]
     if setting.device == "cpu":  # else see `training.resources.unet_alone`
         trained = list(model.parameters)
-    saved = saved_bytes(model.unet, latent, latent, setting.computed, setting.checkpointing, rank)
-    again = again_bytes(model.unet, latent, latent, setting.computed, rank) if setting.checkpointing else 0
+    saved = saved_bytes(model.unet, latent, latent, setting.compute_dtype, setting.checkpointing, rank)
+    again = again_bytes(model.unet, latent, latent, setting.compute_dtype, rank) if setting.checkpointing else 0
     forward = forward_bytes(model, latent, setting)
     steps = [*stage_one.passes(recipe), *(stage_two.passes(recipe) if recipe.stage_two.iterations else ())]
     alive, together = max(step.rows * step.backward for step in steps), max(step.rows for step in steps)
@@ -116,12 +116,12 @@ def _total(setting: Setting, *parts: int) -> int:
 def forward_bytes(model: Model, latent: int, setting: Setting) -> int:
     """Bytes of a forward pass without gradients over one row of `latent` x `latent` latents."""
     largest = max(level.pixels(latent, latent) * level.channels for level in levels(model.unet))
-    return FORWARD * largest * BYTES[setting.computed]
+    return FORWARD * largest * BYTES[setting.compute_dtype]
 
 
 def decoder_bytes(model: Model, side: int, setting: Setting) -> int:
     """Bytes the autoencoder takes for a picture of side x side px."""
-    value = 4 if model.vae.get("force_upcast") else BYTES[setting.computed]
+    value = 4 if model.vae.get("force_upcast") else BYTES[setting.compute_dtype]
     tile = min(side, TILE) if setting.offloaded or side >= LARGE else side
     sums = 0 if tile == side else 2 * 3 * 4 * side * side
     return DECODER * tile * tile * max(model.vae["block_out_channels"][:2]) * value + sums

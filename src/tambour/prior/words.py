@@ -117,7 +117,8 @@ def design_of(prior: Prior, wish: Wish, seed: int, size: int) -> Image.Image:
 def crisp(drawing: np.ndarray, size: int) -> Image.Image:
     """A small soft drawing (H, W, 4), RGBA in [0, 1] with alpha premultiplied -> a flat design, RGBA, `size` px square.
 
-    The palette comes from the small drawing, where borders are few; the colours are then enlarged and vote.
+    The palette comes from the small drawing, whose borders are few; each pixel of the enlarged one is given a palette
+    colour by `segmentation.vote`.
     """
     alpha = drawing[..., 3]
     inside = alpha > 0.5

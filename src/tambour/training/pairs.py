@@ -174,7 +174,7 @@ def crop(base: Base, pair: EncodedPair, places: Sequence[tuple[int, int]]) -> Ba
 
 
 def draw(base: Base, pairs: Sequence[EncodedPair], count: int, generator: torch.Generator) -> Batch:
-    """`count` crops at random places, each of a random one of some pairs of one window."""
+    """`count` crops at random places, each of a random one of the pairs, whose windows are of one size."""
     if len(pairs) == 1:
         picks = torch.randint(len(pairs[0].places), (count,), generator=generator)
         return crop(base, pairs[0], [pairs[0].places[i] for i in picks])
