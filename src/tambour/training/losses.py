@@ -143,8 +143,8 @@ def contrast(
 
     The paper leaves open: which noise and t the pairs get (here the same for both, so that what differs is the
     pairs' and not the draw's), and which blocks are given c_emb (here the style blocks, as in L_emb, for theta_0
-    and for theta_0, theta_a alike). Cosines do not see the factor a / s by which an x0 base's difference in output becomes a
-    difference in noise; the few t without signal or noise, where it is 0 or infinite, are never drawn.
+    and for theta_0, theta_a alike). Cosines do not see the factor a / s by which an x0 base's difference in output
+    becomes a difference in noise; the few t without signal or noise, where it is 0 or infinite, are never drawn.
     """
     base, unet = model.base, model.base.unet
     both = join(ref, gen)  # rows: ref, then gen
