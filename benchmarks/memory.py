@@ -23,12 +23,12 @@ from sdxl import SIZES, STYLE_BLOCKS, build
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tambour import preflight
 from tambour.base import Base, Prompt, generator
 from tambour.base.quantize import quantize
 from tambour.config import read_recipe
 from tambour.drawing import sampler as sampling
 from tambour.drawing.sampler import Condition, Guided
+from tambour.preflight import memory, model
 from tambour.training import losses
 from tambour.training.adapter import Adapter, adapted, updating
 from tambour.training.losses import contrast, denoising
@@ -214,17 +214,18 @@ class Count:
     def planned(self) -> dict[str, int]:
         """What the preflight says of the same phases, without its allowance for the driver and the allocator."""
         kinds = tuple(self.base.controlnets)
-        parts = {f"controlnet_{kind}": preflight._CONTROLNET_PARAMETERS for kind in kinds}
-        linear = {"unet": preflight._SDXL_LINEAR["unet"]}
-        linear |= dict.fromkeys(parts, preflight._SDXL_LINEAR["controlnet"])
-        parameters = preflight._SDXL_PARAMETERS | parts
-        model = preflight.Model("sdxl", parameters, linear, preflight._SDXL_UNET, preflight._SDXL_VAE)
+        parts = {f"controlnet_{kind}": model.CONTROLNET_PARAMETERS for kind in kinds}
+        linear = {"unet": model.SDXL_LINEAR["unet"]}
+        linear |= dict.fromkeys(parts, model.SDXL_LINEAR["controlnet"])
+        parameters = model.SDXL_PARAMETERS | parts
+        sdxl = model.Model("sdxl", parameters, linear, model.SDXL_UNET, model.SDXL_VAE)
         recipe = dataclasses.replace(read_recipe("sdxl"), resolution=self.pixels)
-        settings = ("cuda", self.dtype, self.checkpointing, self.offloaded, False)
-        drawing = ("cuda", self.dtype, self.offloaded)
-        with mock.patch.dict(preflight.AROUND, {"cuda": 0}), mock.patch.dict(preflight.SLACK, {"cuda": 1.0}):
-            found = preflight._learn_phases(model, recipe, *settings)
-            found |= preflight._drawing_phases(model, recipe, self.pixels, *drawing)
+        setting = memory.Setting(
+            device="cuda", dtype=self.dtype, checkpointing=self.checkpointing, offloaded=self.offloaded
+        )
+        with mock.patch.dict(memory.PROCESS, {"cuda": 0}), mock.patch.dict(memory.ALLOCATOR, {"cuda": 1.0}):
+            found = memory.learn_phases(sdxl, recipe, setting, report=False)
+            found |= memory.drawing_phases(sdxl, recipe, self.pixels, setting)
         return found
 
 

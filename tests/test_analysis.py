@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy import make_toy
 
 from tambour.analysis.blocks import check_blocks, choose_blocks, scores
-from tambour.analysis.features import self_attentions, watched
+from tambour.analysis.features import recorded, self_attentions
 from tambour.analysis.inversion import Schedule, invert, predicted_noise, reconstruct
 from tambour.analysis.similarity import compare, cosine_to_first
 from tambour.base import Prompt, generator, load
@@ -147,7 +147,7 @@ def test_features_are_the_output_of_attention_after_its_projection(toy_base):
     heard = []
     handle = layer.register_forward_pre_hook(lambda _module, args: heard.append(args[0]))
     latents = torch.randn(2, toy_base.latent_channels, 8, 8, generator=generator(0, "latents"))
-    with torch.no_grad(), watched(toy_base.unet, [block], lambda features: features) as found:
+    with torch.no_grad(), recorded(toy_base.unet, [block], lambda features: features) as found:
         toy_base.predict(latents, 10, toy_base.encode_prompt(["a"]), toy_base.time_ids(32, 32))
         handle.remove()
         x = heard[0]  # (B, T, C)
@@ -162,7 +162,7 @@ def test_features_are_the_output_of_attention_after_its_projection(toy_base):
 
 
 def test_hooks_are_gone_afterwards(toy_base):
-    with pytest.raises(RuntimeError), watched(toy_base.unet, toy_base.attention_blocks, cosine_to_first):
+    with pytest.raises(RuntimeError), recorded(toy_base.unet, toy_base.attention_blocks, cosine_to_first):
         raise RuntimeError
     assert not any(module._forward_hooks for module in toy_base.unet.modules())
 

@@ -391,10 +391,10 @@ def test_only_what_is_asked_for_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_
         return str(tmp_path)
 
     monkeypatch.setattr(loader, "snapshot_download", fetch)
-    assert "controlnet_canny" not in loader.find("sdxl", ("tile",)).folders
+    assert "controlnet_canny" not in loader.find_source("sdxl", ("tile",)).folders
     assert asked == ["stable-diffusion-xl-base-1.0", "sdxl-vae-fp16-fix", "controlnet-tile-sdxl-1.0"]
     asked.clear()
-    loader.find("sdxl", ())
+    loader.find_source("sdxl", ())
     assert asked == ["stable-diffusion-xl-base-1.0", "sdxl-vae-fp16-fix"]
 
 

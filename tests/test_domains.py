@@ -182,7 +182,7 @@ def test_training_hears_the_canny_of_an_edge_map(base):
     recipe = toy_recipe("sketch-paper")
     edges = canny_condition(_disc())
     pair = encode_pair(base, edges, _disc(), "design", recipe)
-    assert pair.condition == "canny" and set(pair.tile.unique().tolist()) == {0.0, 1.0}
+    assert pair.condition_kind == "canny" and set(pair.condition.unique().tolist()) == {0.0, 1.0}
     model = RoutedModel(base, tuple(base.attention_blocks), recipe.training.tile, recipe.training.loss)
     batch = draw(base, [pair], 2, torch.Generator().manual_seed(0))
     heard = []

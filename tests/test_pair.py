@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tambour.imaging.colour import rgb_to_lab
+from tambour.imaging.colour import ciede2000, rgb_to_lab
 from tambour.imaging.files import open_image
 from tambour.imaging.geometry import fit, flatten
-from tambour.imaging.scores import ciede2000, edge_f1
-from tambour.imaging.segmentation import COLOURS, drop_seams, drop_specks
+from tambour.imaging.palette import COLOURS
+from tambour.imaging.scores import edge_f1
+from tambour.imaging.segmentation import drop_seams, drop_specks
 from tambour.imaging.texture import texture_statistics
 from tambour.pair.flat import make_design, stitch_period
 from tambour.stitch import Fabric, default_stitch, render

@@ -15,12 +15,14 @@ from PIL import Image
 from workflow_calls import learn
 
 import tambour.workflows.request as workflow
-from tambour import preflight
 from tambour.base import load
 from tambour.cli import main
 from tambour.config import Complement, Recipe, Sampling, Stage, StageTwo, Training, read_recipe
 from tambour.errors import BaseModelError, InputError
-from tambour.preflight import GIB, inspect_base, plan_apply, plan_learn
+from tambour.preflight import GIB, inspect_base, memory, model, plan_apply, plan_learn, settled
+from tambour.preflight import machine as this_machine
+from tambour.preflight import plan as plans
+from tambour.preflight import work as operations
 
 SMALL = Recipe(
     resolution=64,
@@ -45,9 +47,9 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     """Lets a test say what machine this is."""
 
     def set_up(device: str, gib: float) -> None:
-        monkeypatch.setattr(preflight, "choose_device", lambda _: device)
-        monkeypatch.setattr(preflight, "free_memory", lambda _: int(gib * GIB))
-        monkeypatch.setattr(preflight, "probe", lambda *_: 1e13)
+        monkeypatch.setattr(plans, "choose_device", lambda _: device)
+        monkeypatch.setattr(plans, "free_memory", lambda _: int(gib * GIB))
+        monkeypatch.setattr(plans, "probe", lambda *_: 1e13)
 
     return set_up
 
@@ -56,14 +58,14 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_sdxl_is_counted_right() -> None:
-    unet = preflight._SDXL_UNET
-    assert preflight.lora_parameters(unet, 32, convolutions=False) == 46_448_640  # what peft puts on the real shape
-    assert 6e12 < preflight.pass_work(unet, 128, 128) < 7e12
+    unet = model.SDXL_UNET
+    assert model.lora_parameters(unet, 32, convolutions=False) == 46_448_640  # what peft puts on the real shape
+    assert 6e12 < operations.pass_operations(unet, 128, 128) < 7e12
     counted = {("float16", False): 7.851e9, ("float16", True): 0.488e9, ("float32", False): 11.236e9}
     for (dtype, checkpointing), saved in counted.items():
-        ours = preflight.saved_bytes(unet, 128, 128, dtype, checkpointing, 32)
+        ours = memory.saved_bytes(unet, 128, 128, dtype, checkpointing, 32)
         assert 0.99 * saved < ours < 1.01 * saved, (dtype, checkpointing)
-    assert 0.1e9 < preflight.again_bytes(unet, 128, 128, "float16", 32) < 0.4e9
+    assert 0.1e9 < memory.again_bytes(unet, 128, 128, "float16", 32) < 0.4e9
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -96,12 +98,12 @@ def test_what_is_kept_for_the_backward_pass_is_counted_right(checkpointing: bool
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         unet(torch.randn(1, 4, 32, 32), 500, torch.randn(1, 8, 64))
     lora = sum(p.numel() for p in unet.parameters() if p.requires_grad)
-    assert preflight.lora_parameters(unet.config, 4, convolutions=False) == lora
-    ours = preflight.saved_bytes(unet.config, 32, 32, "float32", checkpointing, 4)
+    assert model.lora_parameters(unet.config, 4, convolutions=False) == lora
+    ours = memory.saved_bytes(unet.config, 32, 32, "float32", checkpointing, 4)
     if checkpointing:
         assert ours == pytest.approx(sum(sizes.values()), rel=0.15)
-        whole = preflight.saved_bytes(unet.config, 32, 32, "float32", False, 4)
-        assert ours + preflight.again_bytes(unet.config, 32, 32, "float32", 4) < 0.5 * whole
+        whole = memory.saved_bytes(unet.config, 32, 32, "float32", False, 4)
+        assert ours + memory.again_bytes(unet.config, 32, 32, "float32", 4) < 0.5 * whole
     else:
         assert ours == pytest.approx(sum(sizes.values()), rel=0.15)
 
@@ -129,7 +131,7 @@ def test_a_broken_header_is_refused(toy: Path, tmp_path: Path) -> None:
 
 
 def test_free_memory_is_within_the_machine() -> None:
-    assert 0 < preflight.free_memory("cpu") <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < this_machine.free_memory("cpu") <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_more_work_takes_longer(toy: Path, machine) -> None:
@@ -178,7 +180,7 @@ def test_a_precision_that_was_chosen_is_kept(no_hub: None, machine) -> None:
     machine("cuda", 14)
     free = plan_learn("sdxl", Recipe(), controlnets=(), report=False, free_precision=True)
     assert free.dtype == "float16" and "float16 in place of float32" in free.summary()
-    assert preflight.settled(Recipe(), free).precision == "float16"
+    assert settled(Recipe(), free).precision == "float16"
     machine("cuda", 12)
     with pytest.raises(BaseModelError, match=r'set precision = "float16" in the recipe'):
         plan_learn("sdxl", Recipe(), controlnets=(), report=False)
@@ -281,9 +283,10 @@ def test_learn_refuses_before_it_loads(
 def test_learn_does_as_planned(command: list[str], toy: Path, machine) -> None:
     recipe = replace(SMALL, training=Training(checkpoint_seconds=0.0))
     shape = inspect_base(str(toy), ("tile", "canny"))
-    rows = [preflight._learn_phases(shape, recipe, "cpu", "float32", lean, False, False) for lean in (False, True)]
-    assert max(rows[1].values()) < max(rows[0].values())
-    machine("cpu", (max(rows[0].values()) - 1) / GIB)
+    settings = [memory.Setting(device="cpu", dtype="float32", checkpointing=lean) for lean in (False, True)]
+    peaks = [max(memory.learn_phases(shape, recipe, setting, False).values()) for setting in settings]
+    assert peaks[1] < peaks[0]
+    machine("cpu", (peaks[0] - 1) / GIB)
     work = Path(command[3]).parent / "work"
     run = learn(command[1], base=toy, recipe=recipe, work=work)
     first = next(run)
@@ -305,4 +308,4 @@ def test_half_precision_on_a_cpu_is_warned_of(toy: Path, machine) -> None:
 
 
 def test_the_probe_tells_a_rate() -> None:
-    assert 1e6 < preflight.probe("cpu", "float32") < 1e14
+    assert 1e6 < this_machine.probe("cpu", "float32") < 1e14

@@ -18,7 +18,7 @@ from tambour.training.adapter import adapted, updating
 from tambour.training.loop import train
 from tambour.training.losses import contrast, denoising
 from tambour.training.pairs import crop, encode_pair, join
-from tambour.training.routing import RoutedModel, before
+from tambour.training.routing import RoutedModel, parts_before
 from tambour.training.stage_one import stage_one
 from tambour.training.stage_two import stage_two
 from tambour.workflows.embroider import Result
@@ -64,21 +64,21 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_what_runs_before_the_style_blocks(base):
-    assert before(base.unet, ["down_blocks.1.attentions.0"]) == [
+    assert parts_before(base.unet, ["down_blocks.1.attentions.0"]) == [
         base.unet.down_blocks[0],
         base.unet.down_blocks[1].resnets[0],
     ]
-    late = before(base.unet, LATE)
+    late = parts_before(base.unet, LATE)
     assert late[:5] == [*base.unet.down_blocks, base.unet.mid_block, base.unet.up_blocks[0]]
     assert late[5:] == [base.unet.up_blocks[1].resnets[0]]
-    assert before(base.unet, []) == []
+    assert parts_before(base.unet, []) == []
 
 
 @pytest.mark.parametrize(("blocks", "checkpointing"), [(EARLY, False), (LATE, True)])
 def test_passes_that_share_their_beginning_equal_passes_that_do_not(base, monkeypatch, blocks, checkpointing):
     """L_con is equal bit for bit, its gradients within float32's rounding, with and without gradient checkpointing."""
     ref, gen = (crop(base, encoded(base, s, w), [(0, 0)]) for s, w in ((0, "dog"), (7, "star")))
-    model, found = RoutedModel(base, blocks, tile=1.0), []
+    model, found = RoutedModel(base, blocks, controlnet_scale=1.0), []
     with adapted(base, blocks, LORA, generator(0, "lora")) as adapter:
         randomise(adapter)
         if checkpointing:
@@ -103,7 +103,7 @@ def test_passes_that_share_their_beginning_equal_passes_that_do_not(base, monkey
 def test_what_the_controlnet_says_serves_every_pass(base, monkeypatch):
     """ControlNet-Tile asked once for four passes = asked before each; base predictions with it = without sharing."""
     ref, gen = (crop(base, encoded(base, s, w), [(0, 0)]) for s, w in ((0, "dog"), (7, "star")))
-    model, both = RoutedModel(base, LATE, tile=1.0), join(ref, gen)
+    model, both = RoutedModel(base, LATE, controlnet_scale=1.0), join(ref, gen)
     t, z = torch.tensor([300, 300]), torch.cat([ref.design, gen.embroidery])
     with adapted(base, LATE, LORA, generator(0, "lora")) as adapter, torch.no_grad():
         randomise(adapter)
@@ -121,7 +121,7 @@ def test_what_the_controlnet_says_serves_every_pass(base, monkeypatch):
 @pytest.mark.parametrize("style", [False, True])
 def test_a_batch_of_pairs_predicts_as_each_pair_alone(base, style):
     batches = [crop(base, encoded(base, s, w), [(0, 0)]) for s, w in ((0, "dog"), (7, "star"))]
-    model, t = RoutedModel(base, EARLY, tile=1.0), torch.tensor([300, 700])
+    model, t = RoutedModel(base, EARLY, controlnet_scale=1.0), torch.tensor([300, 700])
     z = torch.cat([batch.design for batch in batches])
     with adapted(base, EARLY, LORA, generator(0, "lora")) as adapter, torch.no_grad():
         randomise(adapter)
@@ -133,7 +133,7 @@ def test_a_batch_of_pairs_predicts_as_each_pair_alone(base, style):
 def test_losses_of_a_batch_are_those_of_its_rows(base, monkeypatch):
     """L_des of two pairs together = of either with the same timestep and noise."""
     batches = [crop(base, encoded(base, s, w), [(0, 0)]) for s, w in ((0, "dog"), (7, "star"))]
-    model, rng = RoutedModel(base, EARLY, tile=1.0), generator(0, "loss")
+    model, rng = RoutedModel(base, EARLY, controlnet_scale=1.0), generator(0, "loss")
     t = losses.draw_timesteps(base, 2, rng)
     eps = losses.draw_noise(join(*batches).design, rng)
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_designs_together_are_drawn_as_one_by_one(base):
 def trained(base: Base, folder) -> dict[str, list[float]]:
     """Losses of two iterations of either stage, one after the other, with the tile condition."""
     ref, gen = encoded(base, 0, "dog"), encoded(base, 7, "star")
-    model, curves = RoutedModel(base, LATE, tile=1.0), {}
+    model, curves = RoutedModel(base, LATE, controlnet_scale=1.0), {}
     two = StageTwo(2, 1e-3, contrastive_weight=0.5)
     folder.mkdir()
     with adapted(base, LATE, LORA, generator(0, "lora")) as adapter:

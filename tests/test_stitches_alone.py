@@ -20,7 +20,7 @@ from tambour.base import Base, generator
 from tambour.config import Analysis, Lora, Recipe, Stage, StageTwo, Training, read_recipe, recipe_values
 from tambour.drawing.sampler import Condition, MaskedStyleGuidance
 from tambour.imaging.colour import rgb_to_lab
-from tambour.imaging.conditions import REACH, chroma_key, reach
+from tambour.imaging.conditions import STITCH_REACH, chroma_key, stitch_reach
 from tambour.pair.flat import Pair
 from tambour.stitch import Fabric, default_stitch, render
 from tambour.style import attached
@@ -96,7 +96,7 @@ def test_nothing_stitched_has_a_key_too() -> None:
 def test_reach() -> None:
     inside = np.zeros((30, 30), bool)
     inside[15, 15] = True
-    assert reach(inside).sum() == (2 * REACH + 1) ** 2
+    assert stitch_reach(inside).sum() == (2 * STITCH_REACH + 1) ** 2
 
 
 def test_errors_outside_do_not_count() -> None:
@@ -119,10 +119,10 @@ def test_training_sees_the_key_and_counts_the_stitches(toy_base: Base, pair: Pai
     alone = Recipe(resolution=128, masked_style=True, training=Training(tile=1.0))
     whole = dataclasses.replace(alone, masked_style=False)
     encoded = [encode_pair(toy_base, pair.design, pair.embroidery, "bars", r, pair.mask) for r in (alone, whole)]
-    outside = ~torch.from_numpy(reach(np.asarray(pair.mask) > 127)).bool()
-    assert encoded[1].stitches is None and encoded[1].keyed is None
-    assert torch.equal(encoded[0].tile, encoded[1].tile)
-    assert (encoded[0].keyed - encoded[0].tile).abs()[..., outside].mean() > 0.2
+    outside = ~torch.from_numpy(stitch_reach(np.asarray(pair.mask) > 127)).bool()
+    assert encoded[1].stitches is None and encoded[1].keyed_condition is None
+    assert torch.equal(encoded[0].condition, encoded[1].condition)
+    assert (encoded[0].keyed_condition - encoded[0].condition).abs()[..., outside].mean() > 0.2
     assert loss(alone, pair.embroidery, False) == loss(whole, pair.embroidery, False), "designs are shown as they are"
     spoilt = pair.embroidery.copy()
     spoilt.paste((10, 200, 10), [0, 0, 128, 8])  # ground

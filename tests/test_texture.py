@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tambour.imaging.scores import ciede2000, colour_difference, edge_f1, hfrd, score
+from tambour.imaging.colour import ciede2000
+from tambour.imaging.scores import colour_difference, edge_f1, hfrd, score
 from tambour.imaging.texture import dominant_period, texture_distance, texture_statistics
 
 SIZE = 256

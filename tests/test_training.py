@@ -14,6 +14,8 @@ from torch import nn
 from tambour.base import base_only, generator, load
 from tambour.config import Lora, Recipe, Stage, StageTwo, Training
 from tambour.errors import BaseModelError, TambourError
+from tambour.training import stage_one as first
+from tambour.training import stage_two as second
 from tambour.training.adapter import NAME, adapted, style_only, targets, updating
 from tambour.training.loop import Step, train
 from tambour.training.losses import (
@@ -54,6 +56,40 @@ def encoded(base, *, size=(32, 32), seed=0, words="dog", **numbers):
     """A pair of noise pictures of (width, height) px."""
     recipe = Recipe(resolution=32, **numbers)
     return encode_pair(base, picture(seed, size), picture(seed + 1, size), words, recipe)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_stages_run_the_passes_they_declare(base, scale):
+    """What the preflight is told is what a step runs."""
+    recipe = Recipe(resolution=32, batch=2, training=Training(tile=scale), stage_two=StageTwo(batch=2))
+    pair = encode_pair(base, picture(0, (32, 32)), picture(1, (32, 32)), "dog", recipe)
+    model, runs = RoutedModel(base, STYLE_BLOCKS, scale), {"unet": [], "controlnet": []}
+
+    def count(name):
+        def hook(_module, _args, output):
+            answer = output[0][-1] if name == "controlnet" else output[0]
+            runs[name].append((len(answer), answer.requires_grad))
+
+        return hook
+
+    hooks = [base.unet.register_forward_hook(count("unet"))]
+    hooks.append(base.controlnets["tile"].register_forward_hook(count("controlnet")))
+    try:
+        with adapted(base, STYLE_BLOCKS, LORA, generator(0, "lora")) as adapter:
+            stages = [(stage_one(model, [pair], recipe.batch), first.passes(recipe))]
+            stages.append((stage_two(model, [pair], [pair], recipe.stage_two), second.passes(recipe)))
+            for steps, declared in stages:
+                for step, passes in zip(steps, declared, strict=True):
+                    with updating(adapter, list(getattr(adapter, step.updates).values())):
+                        step.losses(generator(0, "step"))
+                    assert [rows for rows, _ in runs["unet"]] == [passes.rows] * passes.forward
+                    assert sum(wants for _, wants in runs["unet"]) == passes.backward
+                    assert [rows for rows, _ in runs["controlnet"]] == [passes.rows] * passes.controlnet
+                    for found in runs.values():
+                        found.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def randomise(adapter, scale: float = 0.3) -> None:
@@ -185,7 +221,7 @@ def test_the_tile_condition_acts_and_leaves_no_trace(base):
     batch = draw(base, [encoded(base, training=Training(tile=1.0))], 1, generator(0, "x"))
     t = torch.tensor([500])
     with torch.no_grad():
-        with_tile = RoutedModel(base, STYLE_BLOCKS, tile=1.0).predict(batch.design, t, batch, style=False)
+        with_tile = RoutedModel(base, STYLE_BLOCKS, controlnet_scale=1.0).predict(batch.design, t, batch, style=False)
         without = RoutedModel(base, STYLE_BLOCKS).predict(batch.design, t, batch, style=False)
         expected = base.unet(
             batch.design,
@@ -195,7 +231,9 @@ def test_the_tile_condition_acts_and_leaves_no_trace(base):
             **dict(
                 zip(
                     ("down_block_additional_residuals", "mid_block_additional_residual"),
-                    RoutedModel(base, STYLE_BLOCKS, tile=1.0).structure(batch.design, t, batch, style=False),
+                    RoutedModel(base, STYLE_BLOCKS, controlnet_scale=1.0).structure(
+                        batch.design, t, batch, style=False
+                    ),
                     strict=True,
                 )
             ),
@@ -310,12 +348,12 @@ def test_crops_are_aligned_and_say_where_they_are(base):
     assert batch.design.shape == (2, base.latent_channels, 8, 8)
     assert torch.equal(batch.design[0], pair.design[0, :, 4:12, 8:16])
     assert torch.equal(batch.embroidery[1], pair.embroidery[0, :, :8, :8])
-    assert torch.equal(batch.tile[0], pair.tile[0, :, 16:48, 32:64])
-    assert 0 <= batch.tile.min() < batch.tile.max() <= 1
+    assert torch.equal(batch.condition[0], pair.condition[0, :, 16:48, 32:64])
+    assert 0 <= batch.condition.min() < batch.condition.max() <= 1
     assert batch.time_ids.tolist() == [[48, 64, 16, 32, 32, 32], [48, 64, 0, 0, 32, 32]]
     both = join(batch, crop(base, pair, [(16, 0)]))
     assert len(both) == 3
-    assert both.c_emb.embeds.shape[0] == both.tile.shape[0] == 3
+    assert both.c_emb.embeds.shape[0] == both.condition.shape[0] == 3
 
 
 def test_the_whole_picture_is_one_crop(base):

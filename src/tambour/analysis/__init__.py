@@ -1,1 +1,1 @@
-"""Which blocks of a base model see the embroidery: inversion, self-attention features, similarity, choice."""
+"""Which blocks of a base model tell embroidery from flat design: inversion, features, similarity, choice."""

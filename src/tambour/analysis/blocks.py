@@ -66,7 +66,7 @@ class BlockChoice:
 
     Attributes:
         names: of all attention blocks, in the order down, mid, up.
-        similarity: by name, of every segment of denoising, noisiest first; low: the block sees the embroidery.
+        similarity: by name, of every segment of denoising, noisiest first; low: the block tells embroidery from design.
         scores: by name, see `scores`.
         chosen: the style blocks.
         automatic: chosen by `choose_blocks`, not by the user.
@@ -82,7 +82,7 @@ class BlockChoice:
     def of(
         cls, names: Sequence[str], similarity: np.ndarray, named: Sequence[str] | None = None, fewest: int = FEWEST
     ) -> BlockChoice:
-        """From the similarities (blocks, segments); `named` blocks override the rule."""
+        """From the similarities (blocks, segments); `named` blocks are taken in place of the rule's choice."""
         similarity = np.asarray(similarity, np.float64)
         values = scores(similarity)
         chosen = [names[i] for i in choose_blocks(values, fewest)] if named is None else check_blocks(named, names)

@@ -16,22 +16,22 @@ def self_attentions(unet: nn.Module, block: str) -> list[str]:
 
 
 @contextmanager
-def watched(
+def recorded(
     unet: nn.Module, blocks: Sequence[str], reduce: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[dict[str, torch.Tensor]]:
     """While open, every pass of the UNet leaves reduce(F^o) of each self-attention layer, by name; the latest counts.
 
-    F^o: (B, T, C), after the output projection, before the residual is added. It is reduced at once, because keeping
-    it would take gigabytes.
+    F^o: (B, T, C), after the output projection, before the residual is added. It is reduced at once: all of them would
+    take gigabytes.
     """
     found: dict[str, torch.Tensor] = {}
     handles = []
 
     def hook(name: str):
-        def keep(_module, _inputs, output):
+        def record(_module, _inputs, output):
             found[name] = reduce(output)
 
-        return keep
+        return record
 
     try:
         for block in blocks:

@@ -56,6 +56,11 @@ def predicted_noise(base: Base, prompt: Prompt, time_ids: torch.Tensor) -> Noise
     return noise
 
 
+def predictions(method: str, iterations: int) -> int:
+    """How often `invert` asks for the noise at each timestep."""
+    return 1 + (iterations if method == "renoise" else 0)
+
+
 @torch.no_grad()
 def invert(
     noise: Noise, latents: torch.Tensor, schedule: Schedule, *, method: str = "renoise", iterations: int = 4
@@ -76,7 +81,7 @@ def invert(
         if method == "noised":
             eps = torch.randn(latents[:1].shape, generator=generator(0, "noised", t)).to(z)
             z = a_next * latents + s_next * eps
-            noise(z, t)  # so that who watches the model sees it at z_t
+            noise(z, t)  # for `features.recorded`, which reads the model at z_t
             yield z
             continue
 

@@ -1,4 +1,4 @@
-"""How alike a block sees two pictures (method, section 2)."""
+"""How similar the self-attention features of two pictures are, block by block (method, section 2)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from tambour.analysis.features import self_attentions, watched
-from tambour.analysis.inversion import Schedule, invert, predicted_noise
+from tambour.analysis.features import recorded, self_attentions
+from tambour.analysis.inversion import Schedule, invert, predicted_noise, predictions
 from tambour.base import Base, Prompt
 from tambour.config import Analysis
 from tambour.errors import InputError
 from tambour.progress import Progress
 
-_TOGETHER = 4  # pictures compared in one batch: bounds the memory
+_TOGETHER = 4  # pictures compared with the reference in one batch: bounds the memory
+MOST_ROWS = 1 + _TOGETHER  # of a pass
+
+
+def mean_rows(pictures: int) -> float:
+    """Rows that `compare` takes for so many pictures in full batches, each of which has the reference too."""
+    return pictures * (1 + 1 / _TOGETHER)
+
+
+def passes_per_row(settings: Analysis, first_segment: int = 0) -> float:
+    """Forward passes of the UNet that `compare` takes for a row."""
+    late = 1 - first_segment / settings.segments
+    return late * settings.steps * predictions(settings.inversion, settings.renoise_iterations)
 
 
 def cosine_to_first(features: torch.Tensor) -> torch.Tensor:
@@ -35,15 +47,15 @@ def compare(
 ) -> Iterator[Progress]:
     """Similarity of `others` to `reference` in every block and segment of denoising.
 
-    All are inverted together, each under its own prompt and without ControlNets: what a block does by itself is asked,
-    and a structure condition would answer for it. A step's features are those of its last prediction, whose
+    All are inverted together, each under its own prompt and without ControlNets, which would make features alike that
+    the block alone tells apart. A step's features are those of its last prediction, whose
     input is the inverted z_t up to the last renoising.
 
     Args:
         reference: latents (1, c, h, w) and prompt of batch 1.
         others: latents (N, c, h, w) and prompt of batch N.
         time_ids: (1, 6), the same for all.
-        stage: what the progress records say.
+        stage: of the progress records.
         first_segment: leave out the segments before it. Segments count in the order of denoising, so that the last
             ones are nearly clean; inversion starts there and stops where they are covered.
 
@@ -68,7 +80,7 @@ def compare(
         noise = predicted_noise(base, prompt, time_ids)
         sums = torch.zeros(len(latents), len(base.attention_blocks), segments - first_segment)
         together = torch.cat([reference[0], latents])
-        with watched(base.unet, base.attention_blocks, cosine_to_first) as cosines:
+        with recorded(base.unet, base.attention_blocks, cosine_to_first) as cosines:
             path = invert(noise, together, schedule, method=settings.inversion, iterations=settings.renoise_iterations)
             for i in range(wanted):
                 next(path)

@@ -34,7 +34,7 @@ from tambour.errors import BaseModelError
 
 CONTROLS = ("tile", "canny")
 DTYPES = ("float32", "bfloat16", "float16")
-PRECISIONS = (*DTYPES, "int8")  # int8: attention's weights in 8 bits (see quantize), the rest as `computed` says
+PRECISIONS = (*DTYPES, "int8")  # int8: attention's weights in 8 bits (see quantize), the rest in `compute_dtype`
 
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # what a single checkpoint file holds
@@ -78,7 +78,7 @@ _CONTROLNETS = {kind: _one_part(f"xinsir/controlnet-{kind}-sdxl-1.0") for kind i
 
 @dataclass(frozen=True)
 class Source:
-    """Where a base lies.
+    """Where the parts of a base are on this machine.
 
     Attributes:
         folders: part -> its folder, ControlNets as "controlnet_KIND"; "model_index" -> that file.
@@ -117,9 +117,9 @@ def load(
         raise BaseModelError(f"dtype {dtype!r} is not known.", f"Allowed: {', '.join(PRECISIONS)}.")
     device = device or choose_device(dtype)
     name = str(name_or_path)
-    source = find(name, controlnets)
+    source = find_source(name, controlnets)
     classes = _read_json(source.folders["model_index"])
-    precision = getattr(torch, computed(dtype, device))
+    precision = getattr(torch, compute_dtype(dtype, device))
     parts = {} if source.checkpoint is None else _load_checkpoint(source, name)
     rows = _module_rows(parts["unet"]) if source.checkpoint else _file_rows(source.folders["unet"])
     for part, folder in source.folders.items():
@@ -127,7 +127,7 @@ def load(
             kind = _class_of(part, classes, name)
             parts[part] = None if kind is None else _load_part(kind, folder, part, name, precision)
 
-    print_of = fingerprint(rows, parts["vae"], parts["scheduler"])
+    identity = fingerprint(rows, parts["vae"], parts["scheduler"])
     with quiet():
         for part, module in parts.items():
             if isinstance(module, torch.nn.Module):
@@ -139,7 +139,7 @@ def load(
         parts["vae"].register_to_config(force_upcast=True)
     base = Base(
         name=name,
-        fingerprint=print_of,
+        fingerprint=identity,
         controlnets={
             part.removeprefix("controlnet_"): parts.pop(part) for part in list(parts) if part.startswith("controlnet_")
         },
@@ -152,7 +152,7 @@ def load(
     return base
 
 
-def computed(dtype: str, device: str) -> str:
+def compute_dtype(dtype: str, device: str) -> str:
     """The dtype of activations, and of weights that are not in 8 bits."""
     if dtype != "int8":
         return dtype
@@ -170,7 +170,7 @@ def choose_device(dtype: str) -> str:
     return "mps" if torch.backends.mps.is_available() and dtype != "bfloat16" else "cpu"
 
 
-def find(name: str, controlnets: Sequence[str], *, download: bool = True) -> Source:
+def find_source(name: str, controlnets: Sequence[str], *, download: bool = True) -> Source:
     """The parts of a base on this machine; `download` allows to fetch what is missing, else only the cache is read.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One contract for every base model (house, habit 3): components are diffusers' and transformers' own classes."""
+"""One contract for every base model; its components are diffusers' and transformers' own classes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Prompt:
     """Encoded text.
 
     Attributes:
-        embeds: (B, T, d) what cross-attention hears.
-        pooled: (B, p) the text's part of the time embedding.
+        embeds: (B, T, d), the keys and values of cross-attention.
+        pooled: (B, p), the text's part of the time embedding.
     """
 
     embeds: torch.Tensor
@@ -59,11 +59,11 @@ class Base:
     Attributes:
         name: "mini", "sdxl" or the folder, as the user gave it.
         fingerprint: sha256 hex; equal for the same weights in float32 or float16 files (see `fingerprint`).
-        text_encoder, tokenizer: None where the model has one text encoder (then the second one is it).
+        text_encoder, tokenizer: None where the model has one text encoder alone, `text_encoder_2`.
         scheduler: what the base was trained with; samplers are copies of it.
         controlnets: by kind, "tile" and "canny"; or "union", which serves as those it has modes for.
-        offloaded: all but the UNet wait in the computer's memory, and come to the device while they work; pictures go
-            through the autoencoder in tiles of `TILE` px.
+        offloaded: all parts but the UNet are in the computer's memory and come to the device only while they are used;
+            pictures go through the autoencoder in tiles of `TILE` px.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Base:
     # -- text -----------------------------------------------------------------------------------------------------
 
     def token_room(self, text: str) -> int:
-        """Tokens left after `text`; negative when it is cut off."""
+        """How many tokens may follow `text`; negative: so many of it are cut off."""
         tokenizers = [tokenizer for tokenizer in (self.tokenizer, self.tokenizer_2) if tokenizer is not None]
         with quiet():  # the tokenizer complains about long texts itself
             return min(t.model_max_length - len(t(text).input_ids) for t in tokenizers)
@@ -173,7 +173,7 @@ class Base:
         return image.to(self.dtype).clamp(-1, 1)
 
     def _in_tiles(self, x: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor], encode: bool) -> torch.Tensor:
-        """`compute(x)`, which encodes pictures or decodes latents; tile by tile where the pictures are large."""
+        """`compute(x)`, tile by tile where pictures are large. It encodes pictures (`encode`) or decodes latents."""
         f = self.vae_factor
         read, write = (f, 1) if encode else (1, f)  # sides of input and output, per latent
         grid = (x.shape[-2] // read, x.shape[-1] // read)
@@ -209,7 +209,7 @@ class Base:
 
     @contextmanager
     def on_device(self, *networks: torch.nn.Module) -> Iterator[None]:
-        """While open, these are on the device; those that waited elsewhere (`offloaded`) go back."""
+        """While open, these networks are on the device; those that were not (`offloaded`) go back to the CPU then."""
         waiting = [net for net in networks if self.offloaded and next(net.parameters()).device != self.device]
         try:
             for net in waiting:
@@ -239,14 +239,14 @@ class Base:
     ) -> torch.Tensor:
         """The UNet's raw output (B, c, h, w) for latents noised to `t` (scalar or (B,)).
 
-        `prompt` and `time_ids` of batch 1 serve the whole batch. `per_block` lets the named attention blocks hear
-        another text than the others; the pooled text stays `prompt`'s.
+        `prompt` and `time_ids` of batch 1 serve the whole batch. `per_block`: prompts of attention blocks, by name, in
+        place of `prompt`; the pooled text stays `prompt`'s.
         """
         batch = latents.shape[0]
         prompt = prompt.expand(batch)
         with ExitStack() as stack:
             for name, other in (per_block or {}).items():
-                stack.enter_context(_hearing(self.unet.get_submodule(name), other.expand(batch).embeds))
+                stack.enter_context(_given_text(self.unet.get_submodule(name), other.expand(batch).embeds))
             return self.unet(
                 latents,
                 t,
@@ -287,14 +287,14 @@ class Base:
     # -- diffusers' own pipelines over these components -----------------------------------------------------------
 
     def sampler(self) -> diffusers.SchedulerMixin:
-        """A fresh copy of the scheduler, for one sampling run."""
+        """A copy of the scheduler with no state, for one run."""
         return type(self.scheduler).from_config(self.scheduler.config)
 
     def text_pipeline(self) -> StableDiffusionXLPipeline:
         return self._pipeline(StableDiffusionXLPipeline)
 
     def check_controlnets(self, kinds: Sequence[str]) -> None:
-        """Refuse kinds of ControlNets that this base has no network for.
+        """Refuse kinds of ControlNets that this base lacks.
 
         Raises:
             BaseModelError: names the first of them.
@@ -343,8 +343,8 @@ class Base:
 
 
 @contextmanager
-def _hearing(block: Transformer2DModel, embeds: torch.Tensor) -> Iterator[None]:
-    """While open, `block` hears `embeds` (B, T, d) in place of the text it is given."""
+def _given_text(block: Transformer2DModel, embeds: torch.Tensor) -> Iterator[None]:
+    """While open, `block` attends to `embeds` (B, T, d) in place of the text it is called with."""
 
     def swap(_module, args, kwargs):
         return args, {**kwargs, "encoder_hidden_states": embeds}

@@ -1,7 +1,7 @@
 """Weights of linear layers in 8 bits: half the memory of float16, for a base that is not trained itself.
 
-A row of a matrix is kept as int8 with one float32 factor, |row| / 127 at most, so that no value is off by more than
-half a step. It is multiplied out again where it is used, in the forward and in the backward pass, and not kept between.
+A row of a matrix is stored as int8 with one float32 factor, its largest absolute value / 127, so that no value is off
+by more than half a step. It is multiplied out again for every forward and backward pass, and dropped after it.
 """
 
 from __future__ import annotations

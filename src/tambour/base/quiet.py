@@ -1,4 +1,4 @@
-"""The libraries' chatter, silenced for a while: their progress bars and notes about what is merely usual."""
+"""Silences progress bars and notes of diffusers and transformers for a while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What need not be computed twice: answers of modules, kept while a context is open."""
+"""Outputs of modules that need not be computed twice, cached while a context is open."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 
 @contextmanager
 def computed_once(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """While open, each of these modules computes at its first call, and answers the same to all later ones.
+    """While open, each of these modules computes at its first call and returns the same output at all later ones.
 
-    Gradients of all passes flow through the one answer. For passes at the same weights and inputs, and to be closed
-    before `backward`, where gradient checkpointing calls the modules again.
+    Gradients of all passes flow through the one output. For passes at the same weights and inputs. Close it before
+    `backward`, where gradient checkpointing calls the modules again.
     """
 
     def once(forward: Callable) -> Callable:
@@ -31,12 +31,12 @@ def computed_once(modules: Sequence[nn.Module]) -> Iterator[None]:
         yield
 
 
-Memory = dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]
+Memory = dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]  # (module's id, input's id) -> input, output
 
 
 @contextmanager
 def remembered(modules: Sequence[nn.Module], memory: Memory) -> Iterator[None]:
-    """While open, these modules of one input compute once for every tensor they are given; the answers are in `memory`.
+    """While open, these modules of one input compute once for every tensor they are given; `memory` holds the outputs.
 
     A tensor is known by being the same object, so it must not be changed in place. For inference: no gradients.
     """
@@ -45,7 +45,7 @@ def remembered(modules: Sequence[nn.Module], memory: Memory) -> Iterator[None]:
         def answer(x: torch.Tensor) -> torch.Tensor:
             key = id(forward.__self__), id(x)
             if key not in memory:
-                memory[key] = x, forward(x)  # x is kept, so that its id stays its own
+                memory[key] = x, forward(x)  # x too, so that no other tensor gets its id
             return memory[key][1]
 
         return answer

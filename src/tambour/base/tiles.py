@@ -1,4 +1,4 @@
-"""Large pictures in overlapping tiles: where they lie, and how they are put together again without a seam."""
+"""Large pictures in overlapping tiles: their corners, and their weighted mean, which shows no seam."""
 
 from __future__ import annotations
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from tambour.imaging.components import label_borders
+from tambour.imaging.orientation import structure_tensor
+
 
 def look(kind: str, flat: np.ndarray, seed: int, **settings: float) -> np.ndarray:
     """Flat art in a look: (H, W, 3) uint8 RGB in and out, the same arguments the same picture.
@@ -92,10 +95,8 @@ def mosaic(flat: np.ndarray, rng: np.random.Generator, tile: float = 14.0, grout
     spots = points.round().astype(int).clip(0, (wide - 1, high - 1))
     seeds[spots[:, 1], spots[:, 0]] = 0
     _, cell = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    border = np.zeros((high, wide), np.uint8)
-    border[:, 1:] |= (cell[:, 1:] != cell[:, :-1]).astype(np.uint8)
-    border[1:] |= (cell[1:] != cell[:-1]).astype(np.uint8)
-    inward = cv2.distanceTransform(1 - border, cv2.DIST_L2, 5)
+    border = label_borders(cell, both_sides=False)
+    inward = cv2.distanceTransform((~border).view(np.uint8), cv2.DIST_L2, 5)
     count = cell.max() + 1
     area = np.maximum(np.bincount(cell.ravel(), minlength=count), 1)
     means = np.stack([np.bincount(cell.ravel(), flat[..., i].ravel(), count) / area for i in range(3)], 1)
@@ -113,8 +114,7 @@ def _along_borders(flat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(H, W) direction in radians: along the nearest borders (structure tensor), elsewhere slowly turning."""
     high, wide = flat.shape[:2]
     grey = cv2.GaussianBlur(cv2.cvtColor(flat, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 3)
-    gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    tensor = cv2.GaussianBlur(np.dstack([gx * gx - gy * gy, 2 * gx * gy]), (0, 0), 10)
+    tensor = structure_tensor(grey, sigma=10)[..., :2]
     slow = cv2.resize(rng.standard_normal((5, 5)).astype(np.float32), (wide, high), interpolation=cv2.INTER_CUBIC)
     tensor += 3 * np.dstack([np.cos(2 * slow), np.sin(2 * slow)])
     return np.arctan2(tensor[..., 1], tensor[..., 0]) / 2 + np.pi / 2

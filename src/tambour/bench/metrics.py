@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from tambour.imaging.colour import rgb_to_lab
-from tambour.imaging.contrast import contrast_map, directions
+from tambour.imaging.contrast import contrast_map
+from tambour.imaging.orientation import directions
 from tambour.imaging.scores import HFRD_CUTOFF, colour_difference, edge_f1, hfrd
 from tambour.imaging.texture import dominant_period, texture_distance, texture_statistics
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tambour.base import Base, Prompt
 from tambour.config import Edges, Recipe, Sampling
 from tambour.drawing.sampler import Condition, MaskedStyleGuidance, windowed
-from tambour.imaging.conditions import canny_condition, chroma_key, reach, tile_condition
+from tambour.imaging.conditions import canny_condition, chroma_key, stitch_reach, tile_condition
 from tambour.imaging.tensors import to_tensor
 
 
@@ -75,7 +75,7 @@ def structure_conditions(
 
     if not recipe.masked_style:
         return StructureConditions(conditions(flat))
-    within = torch.from_numpy(reach(inside))[None, None]
+    within = torch.from_numpy(stitch_reach(inside))[None, None]
     return StructureConditions(conditions(chroma_key(flat, inside)), conditions(flat), within)
 
 

@@ -1,27 +1,22 @@
-"""Pictures that ControlNets are shown: blurred colours, edges, a keyed ground."""
+"""What ControlNets are fed with, as RGB pictures: blurred colours, edges, a design on a chroma-keyed ground."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from tambour.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from tambour.imaging.colour import rgb_to_lab
 from tambour.imaging.geometry import flatten
 
-_KEYS = ((255, 0, 255), (0, 255, 0), (255, 0, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (0, 0, 0), (255, 255, 255),
-         (128, 128, 128), (120, 60, 20))  # fmt: skip
-REACH = 4  # px beyond its design that a stitch and its shadow may lie
+_KEY_COLOURS = ((255, 0, 255), (0, 255, 0), (255, 0, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (0, 0, 0),
+                (255, 255, 255), (128, 128, 128), (120, 60, 20))  # fmt: skip
+STITCH_REACH = 4  # px beyond its design that a stitch and its shadow may lie
 
 
 def chroma_key(design: Image.Image, inside: np.ndarray) -> Image.Image:
-    """A flat design on a ground of a colour far from all of its own, RGB: nothing in it can be taken for bare fabric.
+    """A flat design -> RGB, its ground in a colour far from all of its own: nothing in it can be taken for bare fabric.
 
     Args:
         inside: (H, W) bool, where there are stitches.
@@ -29,15 +24,16 @@ def chroma_key(design: Image.Image, inside: np.ndarray) -> Image.Image:
     rgb, best = np.asarray(design.convert("RGB")), 0
     if inside.any():
         own = rgb_to_lab(rgb[inside][:: max(1, int(inside.sum()) // 4000)][None])[0]  # (N, 3)
-        keys = rgb_to_lab(np.array([_KEYS], np.uint8))[0]
+        keys = rgb_to_lab(np.array([_KEY_COLOURS], np.uint8))[0]
         apart = np.linalg.norm(own[None] - keys[:, None], axis=2)  # (keys, N)
         best = int(np.quantile(apart, 0.01, axis=1).argmax())
-    return Image.fromarray(np.where(inside[..., None], rgb, np.uint8(_KEYS[best])))
+    return Image.fromarray(np.where(inside[..., None], rgb, np.uint8(_KEY_COLOURS[best])))
 
 
-def reach(inside: np.ndarray) -> np.ndarray:
-    """Where stitches may be, (H, W) float32 of 0 and 1: `inside` (H, W) bool and `REACH` px around it."""
-    return cv2.dilate(inside.astype(np.float32), np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8))
+def stitch_reach(inside: np.ndarray) -> np.ndarray:
+    """A design's area (H, W) bool -> where its stitches may lie, (H, W) float32 of 0 and 1: `STITCH_REACH` px more."""
+    side = 2 * STITCH_REACH + 1
+    return cv2.dilate(inside.astype(np.float32), np.ones((side, side), np.uint8))
 
 
 def tile_condition(image: Image.Image, kernel: int = 15) -> Image.Image:

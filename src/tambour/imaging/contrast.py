@@ -1,4 +1,4 @@
-"""Local lightness contrast of a picture, and the direction of its lines."""
+"""A picture -> its local lightness contrast, which shading and dark or light yarn do not change."""
 
 from __future__ import annotations
 
@@ -42,19 +42,5 @@ def contrast_map(rgb: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.nd
 
 
 def around_of(lightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:
-    """L* of what is around places of this L* and this contrast with it: the inverse of `contrast_map`."""
+    """L* and local contrast of places -> L* of their surroundings: the inverse of `contrast_map`; all of one shape."""
     return (lightness - 16 * contrast) / (1 + contrast)
-
-
-def directions(values: np.ndarray, weight: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Direction along the lines of a picture (H, W), and how much says so, by its structure tensor.
-
-    Args:
-        weight: (H, W), what counts.
-        sigma: px of the window.
-
-    Returns: radians, x to the right, y down; the difference of the tensor's eigenvalues.
-    """
-    gx, gy = cv2.Sobel(values, cv2.CV_32F, 1, 0), cv2.Sobel(values, cv2.CV_32F, 0, 1)
-    cosine, sine = (cv2.GaussianBlur(part * weight, (0, 0), sigma) for part in (gy * gy - gx * gx, -2 * gx * gy))
-    return 0.5 * np.arctan2(sine, cosine), np.hypot(cosine, sine)

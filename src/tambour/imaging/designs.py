@@ -1,4 +1,4 @@
-"""The bundled designs: flat SVG art, drawn, recoloured, put on a ground."""
+"""The bundled designs, flat SVG art: read, recolour, draw, put on a ground. torch is loaded inside the functions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import io
 import re
 from collections.abc import Sequence
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import numpy as np
 import resvg_py
-import torch
 from PIL import Image, ImageColor
 
 from tambour.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 _HEX = re.compile(r"#[0-9a-fA-F]{6}\b")
 
@@ -25,6 +28,8 @@ def bundled_designs() -> dict[str, str]:
 
 def recolour(svg: str, colour: str, colours: Sequence[str], generator: torch.Generator) -> str:
     """An SVG whose largest colour becomes `colour` and the others random ones of `colours`, all a little muted."""
+    import torch
+
     found = list(dict.fromkeys(_HEX.findall(svg)))
     pixels = np.asarray(draw_svg(svg, 64))
     solid = pixels[pixels[..., 3] == 255][:, :3]

@@ -1,7 +1,4 @@
-"""Pictures at the edge of the program: open, save, resize, colour. Knows no models; torch only inside two functions.
-
-A picture is a PIL image in sRGB, mode "RGB" or "RGBA" (uint8); a tensor is float32 BCHW in [-1, 1].
-"""
+"""Picture files: open and save. A picture is a PIL image in sRGB, mode "RGB" or "RGBA", 8 bits a channel."""
 
 from __future__ import annotations
 
@@ -10,24 +7,17 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from tambour.errors import InputError, OutputExists
-
-if TYPE_CHECKING:
-    pass
 from tambour.imaging.geometry import flatten
 from tambour.imaging.limits import MAX_PIXELS, MIN_SIDE, READABLE, check_pixels
 from tambour.imaging.svg import SVG_SIZE, render_svg
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")  # decoders that run no other program
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-
-
-# --- open ---------------------------------------------------------------------------------------------------------
 
 
 def open_image(path: str | Path, size: int | None = None) -> Image.Image:
@@ -106,9 +96,6 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGBA" and image.getextrema()[3][0] < 255:
         return Image.fromarray(np.asarray(image))  # a plain copy: no file handle, no metadata
     return Image.fromarray(np.asarray(image.convert("RGB")))
-
-
-# --- save ---------------------------------------------------------------------------------------------------------
 
 
 def save_image(image: Image.Image, path: str | Path, overwrite: bool = False) -> Path:

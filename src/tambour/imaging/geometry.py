@@ -1,19 +1,11 @@
-"""Shape and alpha of pictures: flatten, fit, pad."""
+"""The shape of pictures: put on one colour, resized to a grid, padded to it."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from tambour.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
-
-# --- shape and alpha ----------------------------------------------------------------------------------------------
 
 
 def flatten(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from tambour.imaging.components import label_borders
+from tambour.imaging.nearest import nearest_dots
+
 
 @dataclass(frozen=True)
 class Contours:
     """The outline point nearest to each pixel.
 
-    nearest: (H, W) int32 row of `points`; depth: (H, W) float32 px to it;
-    points: (N, 6) float32 smoothed x and y, tangent x and y, arc length in px, radians turned inwards so far.
+    Attributes:
+        nearest: (H, W) int32, its row of `points`.
+        depth: (H, W) float32, px to it.
+        points: (N, 6) float32: smoothed x and y, tangent x and y, arc length in px, radians turned inwards so far.
     """
 
     nearest: np.ndarray
@@ -28,21 +33,16 @@ class Contours:
 
 
 def edge_distance(labels: np.ndarray) -> np.ndarray:
-    """(H, W) float32: px to the nearest pixel of another label; the picture's border is no edge."""
+    """(H, W) labels -> (H, W) float32: px to the nearest border between two labels; the picture's own is none."""
     padded = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    inside = np.ones(padded.shape, np.uint8)
-    for axis in (0, 1):
-        step = np.diff(padded, axis=axis) != 0
-        head, tail = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
-        inside[head][step] = 0
-        inside[tail][step] = 0
-    if inside.all():
+    border = label_borders(padded)
+    if not border.any():
         return np.full(labels.shape, float(sum(labels.shape)), np.float32)
-    return cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return cv2.distanceTransform((~border).view(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
 
 
 def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> Contours:
-    """Follow every region's outline, holes too, and find the outline point nearest to each pixel."""
+    """Region labels (H, W) int, below `colours` -> the point of any outline, holes' too, nearest to each pixel."""
     points = [  # per outline: (n, 8) x, y, smoothed x, y, tangent x, y, arc, turn
         np.column_stack([ring.dots, ring.points, ring.tangent, ring.arc, ring.turn]).astype(np.float32)
         for ring in trace_rings(labels, colours, smoothing)
@@ -52,26 +52,16 @@ def trace_contours(labels: np.ndarray, colours: int, smoothing: float = 2.5) -> 
     return Contours(nearest, depth, table[which, 2:])
 
 
-def nearest_dots(dots: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How far the nearest of some pixels is, (H, W) float32 px; a name of it, (H, W) int32; its row of `dots` by name.
-
-    dots: (N, 2) int x, y.
-    """
-    column, row = dots.T
-    inside = np.ones(shape, np.uint8)
-    inside[row, column] = 0
-    depth, nearest = cv2.distanceTransformWithLabels(inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    which = np.zeros(int(nearest.max()) + 1, np.intp)
-    which[nearest[row, column]] = np.arange(len(dots))
-    return depth, nearest, which
-
-
 @dataclass(frozen=True)
 class Ring:
     """One closed outline of n points, the region on its left.
 
-    dots: (n, 2) x, y of the pixels; points, tangent: (n, 2) smoothed; arc: (n,) px from the first point;
-    turn: (n,) radians turned inwards so far (negative), as `Contours`; length: px.
+    Attributes:
+        dots: (n, 2) int, x and y of the pixels.
+        points, tangent: (n, 2), smoothed.
+        arc: (n,) px from the first point.
+        turn: (n,) radians turned inwards so far (negative), as in `Contours`.
+        length: px.
     """
 
     dots: np.ndarray

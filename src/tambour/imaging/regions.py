@@ -7,11 +7,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from tambour.imaging.components import components
+from tambour.imaging.nearest import fill_from_nearest
+from tambour.imaging.palette import histogram_palette
+
 
 @dataclass(frozen=True)
 class Regions:
-    """labels: (H, W) int32, 0 is bare fabric, 1.. are connected regions; colours: (R + 1, 3) float32 sRGB in [0, 1],
-    colours[0] is the design's background."""
+    """The connected regions of one colour in a design.
+
+    Attributes:
+        labels: (H, W) int32; 0 is bare fabric, 1 to R are regions.
+        colours: (R + 1, 3) float32 sRGB in [0, 1] by label; colours[0] is the design's background.
+    """
 
     labels: np.ndarray
     colours: np.ndarray
@@ -24,16 +32,16 @@ def find_regions(pixels: np.ndarray, background: str = "auto", limit: int = 16, 
         pixels: (H, W, 3 or 4) uint8 RGB(A). Alpha below one half is bare fabric.
         background: "auto": an opaque design whose border is nearly all of one colour shows fabric there;
             "stitch": everything is stitched.
-        limit: most colours kept.
+        limit: most colours that are told apart.
         speck: px; smaller regions are given to their neighbours.
     """
     rgb = np.ascontiguousarray(pixels[..., :3])
     height, width = rgb.shape[:2]
     stitched = pixels[..., 3] >= 128 if pixels.shape[2] == 4 else np.ones((height, width), bool)
     transparent = not stitched.all()
-    palette, nearest = _palette(rgb, stitched, limit)
+    palette, nearest = histogram_palette(rgb, stitched, limit)
     labels = np.where(stitched, nearest + 1, 0).astype(np.int32)  # colour number + 1; 0: transparent
-    labels = _fill_from_neighbours(labels, ~_has_breadth(labels, 2 if max(height, width) <= 384 else 3))
+    labels = fill_from_nearest(labels, _has_breadth(labels, 2 if max(height, width) <= 384 else 3), 3)
 
     paper = 0
     if background == "auto" and not transparent:
@@ -53,56 +61,24 @@ def find_regions(pixels: np.ndarray, background: str = "auto", limit: int = 16, 
         if w == 0:
             continue
         box = np.s_[y0 : y0 + h, x0 : x0 + w]
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(mask[box], connectivity=8)
-        numbers = np.zeros(count, np.int32)
-        for part in range(1, count):
-            px, py, pw, ph, area = stats[part]
+        parts = components(mask[box].view(bool), connectivity=8)
+        numbers = np.zeros(len(parts) + 1, np.int32)
+        for part in range(1, len(parts) + 1):
+            px, py, pw, ph = parts.boxes[part]
             outer = px + x0 == 0 or py + y0 == 0 or px + pw + x0 == width or py + ph + y0 == height
             if colour == paper and outer:
                 continue
-            if area < speck:
+            if parts.areas[part] < speck:
                 numbers[part] = -1
             else:
                 numbers[part] = len(colours)
                 colours.append(palette[colour - 1])
-        found = numbers[parts]
+        found = numbers[parts.labels]
         speckled[box] |= found < 0
         connected[box] += np.maximum(found, 0)
     if speckled.any():
-        connected = _fill_from_neighbours(connected, speckled)
+        connected = fill_from_nearest(connected, ~speckled, 3)
     return Regions(connected, np.asarray(colours, np.float32))
-
-
-def _palette(rgb: np.ndarray, stitched: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy palette on a 5-bit histogram: (K, 3) float32 in [0, 1], and each pixel's nearest entry (H, W) int32."""
-    red, green, blue = (channel.astype(np.uint16) >> 3 for channel in cv2.split(rgb))
-    bins = (red << 10) | (green << 5) | blue
-    thin = np.s_[:: 1 + (bins.size > 400_000), :: 1 + (bins.size > 400_000)]  # a quarter of a large picture is enough
-    counts = np.bincount(bins[thin][stitched[thin]], minlength=32768)
-    if not counts.any():
-        return np.zeros((1, 3), np.float32), np.zeros(bins.shape, np.int32)
-    used = np.flatnonzero(np.bincount(bins.ravel(), minlength=32768))
-    points = np.stack([used >> 10, (used >> 5) & 31, used & 31], 1).astype(np.float32) * (8 / 255) + 4 / 255
-    left = counts[used].astype(np.float64)
-    total, centres = left.sum(), []
-    while len(centres) < limit and left.max() > max(3, 0.0015 * total):
-        centre = points[left.argmax()]
-        centres.append(centre)
-        left[((points - centre) ** 2).sum(1) < 0.15**2] = 0
-    centres = np.asarray(centres if centres else [points[left.argmax()]])
-    index = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
-    table = np.zeros(32768, np.int32)
-    table[used] = index
-    nearest = table.take(bins)
-    # the exact colour: the mean of the pixels near each centre
-    close = ((points - centres[index]) ** 2).sum(1) < 0.12**2
-    exact = np.zeros(32768, bool)
-    exact[used[close]] = True
-    chosen = stitched[thin] & exact[bins[thin]]
-    which = nearest[thin][chosen]
-    weight = np.maximum(np.bincount(which, minlength=len(centres)), 1)
-    means = [np.bincount(which, weights=rgb[..., c][thin][chosen], minlength=len(centres)) / weight for c in range(3)]
-    return (np.stack(means, 1) / 255).astype(np.float32), nearest
 
 
 def _has_breadth(labels: np.ndarray, size: int) -> np.ndarray:
@@ -118,13 +94,3 @@ def _has_breadth(labels: np.ndarray, size: int) -> np.ndarray:
     wide = np.zeros(labels.shape, np.uint8)
     wide[: corner.shape[0], : corner.shape[1]] = same
     return cv2.dilate(wide, np.ones((size, size), np.uint8), anchor=(size - 1, size - 1)).astype(bool)
-
-
-def _fill_from_neighbours(labels: np.ndarray, holes: np.ndarray) -> np.ndarray:
-    """Give the pixels of `holes` the label of the nearest pixel outside them."""
-    if not holes.any() or holes.all():
-        return labels
-    _, nearest = cv2.distanceTransformWithLabels(holes.view(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
-    lookup = np.zeros(int(nearest.max()) + 1, np.int32)
-    lookup[nearest[~holes]] = labels[~holes]
-    return np.where(holes, lookup[nearest], labels)

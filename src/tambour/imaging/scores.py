@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from tambour.imaging.colour import rgb_to_lab
+from tambour.imaging.colour import ciede2000, rgb_to_lab
 from tambour.imaging.contrast import rgb_array
 from tambour.imaging.texture import texture_distance, texture_statistics
 
 _STYLE_SCALE, _COLOUR_SCALE = 0.7, 12.0  # texture distance and CIEDE2000 at which a score falls to 1/e
 HFRD_CUTOFF = 0.1  # cycles/px: "high frequency" is every period under 10 px
-
-
-# --- scores of a result -------------------------------------------------------------------------------------------
 
 
 def _high_frequency_ratio(image: np.ndarray) -> float:
@@ -36,31 +33,6 @@ def hfrd(result: np.ndarray, reference: np.ndarray) -> float:
     known, so compare only numbers made here, on pictures of one size.
     """
     return abs(_high_frequency_ratio(result) - _high_frequency_ratio(reference))
-
-
-def ciede2000(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """CIEDE2000 (Sharma, Wu and Dalal 2005) of (..., 3) CIELAB colours -> (...)."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    chroma = (np.hypot(a[..., 1], a[..., 2]) + np.hypot(b[..., 1], b[..., 2])) / 2
-    g = 0.5 * (1 - np.sqrt(chroma**7 / (chroma**7 + 25.0**7)))
-    a1, a2 = (1 + g) * a[..., 1], (1 + g) * b[..., 1]
-    c1, c2 = np.hypot(a1, a[..., 2]), np.hypot(a2, b[..., 2])
-    h1, h2 = np.arctan2(a[..., 2], a1) % (2 * np.pi), np.arctan2(b[..., 2], a2) % (2 * np.pi)
-    coloured = c1 * c2 > 0
-    turn = np.where(coloured, (h2 - h1 + np.pi) % (2 * np.pi) - np.pi, 0)
-    dl, dc, dh = b[..., 0] - a[..., 0], c2 - c1, 2 * np.sqrt(c1 * c2) * np.sin(turn / 2)
-    light, c = (a[..., 0] + b[..., 0]) / 2, (c1 + c2) / 2
-    wide = np.abs(h1 - h2) > np.pi
-    h = np.where(wide, (h1 + h2 + np.where(h1 + h2 < 2 * np.pi, 2 * np.pi, -2 * np.pi)) / 2, (h1 + h2) / 2)
-    h = np.where(coloured, h, h1 + h2)
-    cosines = ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.20, 4, -63))
-    t = 1 + sum(k * np.cos(n * h + np.radians(shift)) for k, n, shift in cosines)
-    rotation = (
-        -2 * np.sqrt(c**7 / (c**7 + 25.0**7)) * np.sin(np.radians(60 * np.exp(-(((np.degrees(h) - 275) / 25) ** 2))))
-    )
-    sl = 1 + 0.015 * (light - 50) ** 2 / np.sqrt(20 + (light - 50) ** 2)
-    sc, sh = 1 + 0.045 * c, 1 + 0.015 * c * t
-    return np.sqrt((dl / sl) ** 2 + (dc / sc) ** 2 + (dh / sh) ** 2 + rotation * (dc / sc) * (dh / sh))
 
 
 def _same_size(image: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -134,9 +106,9 @@ def edge_f1(result: np.ndarray, design: np.ndarray) -> float:
 class Scores:
     """How good a result is, each in [0, 1], higher better."""
 
-    style: float  # texture as in the reference
-    design: float  # borders of the design kept
-    colour: float  # colours of the design kept
+    style: float  # how like the reference's its texture is
+    design: float  # how well it keeps the design's borders
+    colour: float  # how well it keeps the design's colours
     total: float  # geometric mean: one failure is not made up for by the others
 
 
@@ -163,6 +135,6 @@ def score(
     if not (isinstance(reference, np.ndarray) and reference.ndim == 1):
         reference = texture_statistics(reference, masks[1])
     style = style_score(texture_distance(texture_statistics(result, masks[0]), reference))
-    kept = edge_f1(result, design)
+    borders = edge_f1(result, design)
     colour = float(np.exp(-colour_difference(result, design) / _COLOUR_SCALE)) if colours else 1.0
-    return Scores(style, kept, colour, float((style * kept * colour) ** (1 / 3)))
+    return Scores(style, borders, colour, float((style * borders * colour) ** (1 / 3)))

@@ -1,18 +1,21 @@
-"""A photo -> flat areas of few colours: edge-preserving flattening, a palette, a vote, and what is mended after it."""
+"""A photo -> flat areas of few colours: edge-preserving flattening, a palette, a smooth labelling, and clean-up."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-COLOURS = 16  # at most
-MERGE = 9.0  # palette colours closer than this (Lab steps, shading counted half) become one
+from tambour.imaging.colour import shading_difference, split_shading
+from tambour.imaging.components import components
+from tambour.imaging.nearest import fill_from_nearest
+from tambour.imaging.orientation import gradient_angle, structure_tensor
+from tambour.imaging.palette import MERGE, photo_palette
 
 
 def segment(lab: np.ndarray, sigma: float, area: float) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) Lab -> (H, W) labels and their (K, 3) colours: flattened below `sigma` px, no area under `area` px."""
     smooth = rolling_guidance(lab, sigma)
-    colours = palette(smooth.reshape(-1, 3))
+    colours = photo_palette(smooth.reshape(-1, 3))
     costs = np.stack([shading_difference(smooth - colour, (smooth + colour) / 2) for colour in colours])  # (K, H, W)
     labels = vote(costs, sigma / 2)
     labels = drop_seams(labels, colours, costs, smooth, sigma)
@@ -40,97 +43,35 @@ def rolling_guidance(lab: np.ndarray, sigma: float, rounds: int = 5, edge: float
     return guide
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Product summed over the three channels: (..., 3), (..., 3) -> (...); far faster than `sum(-1)`."""
-    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
-
-
-def _shading(off: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared Lab differences (..., 3) around `mean` -> what more or less light explains, and what it does not (...).
-
-    Light on one colour moves it on a ray through (L, a, b) = (-16, 0, 0).
-    """
-    ray = mean + np.array([16, 0, 0], np.float32)
-    along = _dot(off, ray) ** 2 / _dot(ray, ray)
-    return along, np.maximum(_dot(off, off) - along, 0)
-
-
-def shading_difference(off: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Squared Lab difference in which shading counts half: (..., 3) differences around `mean` -> (...)."""
-    along, hue = _shading(off, mean)
-    return hue + along / 4
-
-
-def _spread_seeds(points: np.ndarray, count: int) -> np.ndarray:
-    """(N, D) points -> up to `count` far-apart seeds, each the 99.5th percentile of distance (outliers are skipped)."""
-    seeds = [points.mean(0)]
-    far = ((points - seeds[0]) ** 2).sum(1)
-    for _ in range(count - 1):
-        seeds.append(points[np.argsort(far, kind="stable")[int(0.995 * (len(far) - 1))]])
-        far = np.minimum(far, ((points - seeds[-1]) ** 2).sum(1))
-    return np.array(seeds)
-
-
-def _cluster(points: np.ndarray, centres: np.ndarray, rounds: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """k-means from given centres -> (K, D) centres and (K,) counts; empty clusters are dropped."""
-    for _ in range(rounds):
-        distance = (centres**2).sum(1) - 2 * points @ centres.T
-        label = distance.argmin(1)
-        counts = np.bincount(label, minlength=len(centres))
-        sums = np.stack([np.bincount(label, points[:, i], len(centres)) for i in range(points.shape[1])], 1)
-        centres = (sums[counts > 0] / counts[counts > 0, None]).astype(np.float32)
-    return centres, counts[counts > 0]
-
-
-def palette(lab: np.ndarray) -> np.ndarray:
-    """(N, 3) flattened Lab pixels -> (K, 3) palette, 1 <= K <= COLOURS: k-means, then merging of near colours."""
-    points = lab[np.linspace(0, len(lab) - 1, min(len(lab), 12_000)).astype(int)]
-    centres, counts = _cluster(points, _spread_seeds(points, 32))
-    counts = counts.astype(float)
-    while len(centres) > 1:
-        off = centres[:, None] - centres
-        cost = np.sqrt(shading_difference(off, (centres[:, None] + centres) / 2))
-        share = np.minimum(counts[:, None], counts) / counts.sum()
-        cost *= np.clip((share / 0.01) ** 0.15, 0.6, 1.2)  # rare colours are given up sooner
-        np.fill_diagonal(cost, np.inf)
-        i, j = np.unravel_index(cost.argmin(), cost.shape)
-        if cost[i, j] > MERGE and len(centres) <= COLOURS:
-            break
-        centres[i] = (counts[i] * centres[i] + counts[j] * centres[j]) / (counts[i] + counts[j])
-        counts[i] += counts[j]
-        centres, counts = np.delete(centres, j, 0), np.delete(counts, j)
-    return centres
-
-
 # --- labels -------------------------------------------------------------------------------------------------------
 
 
 def vote(costs: np.ndarray, sigma: float, spread: float = 7.0, strength: float = 3.0, rounds: int = 6) -> np.ndarray:
     """(K, H, W) squared colour differences -> (H, W) labels that are smooth: mean field of a Potts model.
 
-    Each pixel hears its neighbours within `sigma` px; a colour off by `spread` costs half a unit, agreement with all
-    neighbours is worth `strength`, and no cost exceeds 6, so that a stray thread can be outvoted.
+    A colour off by `spread` (Lab steps) costs half a unit, agreement with all neighbours within `sigma` px is worth
+    `strength`, and no cost exceeds 6, so that a stray thread can be outvoted.
     """
     energy = np.minimum(costs / (2 * spread**2), 6).astype(np.float32)
     energy -= energy.min(0)
     belief = np.exp(-energy)
     belief /= belief.sum(0)
     for _ in range(rounds):
-        heard = np.stack([cv2.GaussianBlur(plane, (0, 0), max(sigma, 0.8)) for plane in belief])
-        belief = np.exp(strength * (heard - heard.max(0)) - energy)
+        support = np.stack([cv2.GaussianBlur(plane, (0, 0), max(sigma, 0.8)) for plane in belief])
+        belief = np.exp(strength * (support - support.max(0)) - energy)
         belief /= belief.sum(0)
     return belief.argmax(0)
 
 
 def drop_specks(labels: np.ndarray, area: float) -> np.ndarray:
-    """Connected areas smaller than `area` px take the label of the nearest larger one."""
+    """Labels (H, W); connected areas of under `area` px take the label of the nearest larger one."""
     speck = np.zeros(labels.shape, bool)
     for k in np.unique(labels):
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == k).astype(np.uint8), connectivity=4)
-        small = stats[:, 4] < area
+        parts = components(labels == k)
+        small = parts.areas < area
         small[0] = False
-        speck |= small[parts]
-    return _fill(labels, speck)
+        speck |= small[parts.labels]
+    return fill_from_nearest(labels, ~speck)
 
 
 def _shades(labels: np.ndarray, colours: np.ndarray, tint: float = 1.75) -> np.ndarray:
@@ -139,7 +80,7 @@ def _shades(labels: np.ndarray, colours: np.ndarray, tint: float = 1.75) -> np.n
     Light from yarn around tints a gap, by up to `tint` times `MERGE`. What the picture's rim mostly shows is more
     likely cloth: of its shades only those of folds count.
     """
-    along, hue = _shading(colours[:, None] - colours, (colours[:, None] + colours) / 2)
+    along, hue = split_shading(colours[:, None] - colours, (colours[:, None] + colours) / 2)
     deep = (hue < (tint * MERGE) ** 2) & (along < (7.5 * MERGE) ** 2)
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     cloth = np.bincount(rim, minlength=len(colours)).argmax()
@@ -153,7 +94,7 @@ def merge_mottle(labels: np.ndarray, colours: np.ndarray, window: float, finely:
     Finely: within `window` px there are `finely` pixels of common border to a pixel of the rarer shade (spots under 22
     px, lines under 11), and the rarer one is at least a sixteenth: one thin outline is left alone.
     """
-    along, _ = _shading(colours[:, None] - colours, (colours[:, None] + colours) / 2)
+    along, _ = split_shading(colours[:, None] - colours, (colours[:, None] + colours) / 2)
     shade = _shades(labels, colours)
     pairs = [(along[i, j], i, j) for i in range(len(colours)) for j in range(i) if shade[i, j]]
     labels = labels.copy()
@@ -182,28 +123,18 @@ def drop_shades(labels: np.ndarray, colours: np.ndarray, area: float) -> np.ndar
     near = np.sqrt(shading_difference(off, (colours[:, None] + colours) / 2)) < 1.5 * MERGE
     shade = _shades(labels, colours, 2.0)
     for k in np.unique(labels):
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == k).astype(np.uint8), connectivity=4)
-        for i in np.flatnonzero(stats[1:, 4] < area) + 1:
-            x, y, w, h = stats[i, :4]
+        parts = components(labels == k)
+        for i in np.flatnonzero(parts.areas[1:] < area) + 1:
+            x, y, w, h = parts.boxes[i]
             box = np.s_[max(0, y - 1) : y + h + 1, max(0, x - 1) : x + w + 1]
-            part = parts[box] == i
+            part = parts.labels[box] == i
             ring = labels[box][(cv2.dilate(part.astype(np.uint8), cross) > 0) & ~part]
             counts = np.bincount(ring, minlength=1)
             around = int(counts.argmax())
-            close = near[k, around] or (shade[k, around] and stats[i, 4] < area / 2)
+            close = near[k, around] or (shade[k, around] and parts.areas[i] < area / 2)
             if counts[around] > 0.8 * counts.sum() and close:
                 out[box][part] = around
     return out
-
-
-def _fill(labels: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Pixels of `hole` take the label of the nearest pixel outside it."""
-    if hole.all() or not hole.any():
-        return labels
-    _, nearest = cv2.distanceTransformWithLabels(hole.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    table = np.zeros(nearest.max() + 1, labels.dtype)
-    table[nearest[~hole]] = labels[~hole]
-    return table[nearest]
 
 
 def drop_seams(
@@ -222,9 +153,7 @@ def drop_seams(
         area = (labels == k).astype(np.uint8)
         thin |= (area > cv2.morphologyEx(area, cv2.MORPH_OPEN, disc)) & (area > 0)
     y, x = np.nonzero(thin)
-    gx, gy = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
-    tensor = cv2.GaussianBlur(np.dstack([(gx * gx - gy * gy).sum(2), 2 * (gx * gy).sum(2)]), (0, 0), 1)
-    angle = 0.5 * np.arctan2(tensor[..., 1], tensor[..., 0])[y, x]
+    angle = gradient_angle(structure_tensor(smooth, sigma=1)[y, x])
     own = labels[y, x]
     sides = []
     for sign in (-1, 1):

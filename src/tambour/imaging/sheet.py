@@ -1,16 +1,12 @@
-"""Contact sheets."""
+"""Contact sheets: pictures in rows on white, with labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from tambour.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from tambour.imaging.geometry import flatten
 
 

@@ -1,4 +1,4 @@
-"""An SVG -> a picture."""
+"""An SVG file -> an RGBA picture."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ import re
 import xml.etree.ElementTree as ET
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from tambour.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from tambour.imaging.limits import READABLE, check_pixels
 
 SVG_SIZE = 1024  # default longer side of a rendered SVG, px

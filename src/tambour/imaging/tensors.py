@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import torch
 from tambour.imaging.geometry import flatten
 
-# --- tensors ------------------------------------------------------------------------------------------------------
-
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """RGB picture -> (1, 3, H, W) float32 in [-1, 1]. Transparency is put on white."""

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from tambour.imaging.contrast import contrast_map, rgb_array
+from tambour.imaging.orientation import anisotropy, structure_tensor
 
 ORIENTATIONS = 8
 LEVELS = 5  # octaves; two bands an octave, periods of 3 to 71 px
@@ -87,9 +88,7 @@ def _local(band: np.ndarray, weight: np.ndarray, total: float) -> np.ndarray:
     seen = variance / (variance + _FLOOR)  # 0 where there is nothing but rounding
     third = float((weight * square * band).sum()) / total / variance**1.5
     fourth = float((weight * square * square).sum()) / total / variance**2
-    gx = cv2.Sobel(band, cv2.CV_32F, 1, 0)
-    gy = cv2.Sobel(band, cv2.CV_32F, 0, 1)
-    tensor = cv2.merge([gx * gx - gy * gy, 2 * gx * gy, gx * gx + gy * gy])
+    tensor = structure_tensor(band)
     out = [np.tanh(third), np.log(max(fourth, 1.0) / 3)]
     pooled = tuple(max(1, round(side / 4)) for side in band.shape[::-1])
     tensor = cv2.resize(tensor, pooled, interpolation=cv2.INTER_AREA)
@@ -99,7 +98,7 @@ def _local(band: np.ndarray, weight: np.ndarray, total: float) -> np.ndarray:
         tensor = cv2.blur(tensor, (window, window))
         power = tensor[..., 2] * weight
         mean = float(power.sum()) / total + 1e-9
-        out.append(float((np.hypot(tensor[..., 0], tensor[..., 1]) * weight).sum()) / total / mean)
+        out.append(float((anisotropy(tensor) * weight).sum()) / total / mean)
         if window == 1:
             spread = float((weight * (tensor[..., 2] / mean - 1) ** 2).sum()) / total
     out.append(np.log1p(spread))

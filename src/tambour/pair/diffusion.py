@@ -150,7 +150,7 @@ def make_design(
     small = fit(photo, settings.size, grid)
     generator = torch.Generator("cpu").manual_seed(seed)
 
-    def told(_pipeline, step: int, _timestep, values: dict) -> dict:
+    def report(_pipeline, step: int, _timestep, values: dict) -> dict:
         if watch is not None:
             watch(Progress("pair", step + 1, settings.steps))
         return values
@@ -168,7 +168,7 @@ def make_design(
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             generator=generator,
-            callback_on_step_end=told,
+            callback_on_step_end=report,
         ).images[0]
     return Pair(_undo_fit(design, photo.size), photo, make_flat_design(photo).mask)
 

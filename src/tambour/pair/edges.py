@@ -46,12 +46,12 @@ def find_lines(picture: Image.Image) -> np.ndarray | None:
 
 
 def edged(pair: Pair, recipe: Recipe, own: bool) -> Pair:
-    """A pair with its design as the recipe wants it.
+    """The pair; where the recipe draws from edges, with the edge map as its design.
 
     Args:
         own: the design is the user's; else it was found under the picture, and "canny" looks at that instead.
     """
     if recipe.flat:
         return pair
-    seen = pair.embroidery if recipe.design_kind == "canny" and not own else pair.design
-    return replace(pair, design=edge_map(seen, recipe))
+    picture = pair.embroidery if recipe.design_kind == "canny" and not own else pair.design
+    return replace(pair, design=edge_map(picture, recipe))

@@ -1,8 +1,8 @@
 """Outlines -> a flat design: closed areas in a reference's colours (ours; the paper shows a model the edges alone).
 
-A base that has hardly seen a picture without its colours does not know inside from outside when it is shown edges. With
-the areas filled, sketch colorization and appearance transfer (method, section 7) are embroidery again. Which area takes
-which colour nobody can know from lines; shares follow the reference, and neighbours differ where they can.
+A base that was hardly trained on edge maps alone cannot tell inside from outside in them. With the areas filled, sketch
+colorization and appearance transfer (method, section 7) are embroidery again. Which area takes which colour nobody can
+know from lines; shares follow the reference, and neighbours differ where they can.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from PIL import Image
 
 from tambour.config import Recipe
 from tambour.imaging.geometry import flatten
+from tambour.imaging.nearest import fill_from_nearest
 from tambour.imaging.regions import find_regions
 from tambour.pair.edges import edge_map
 
-Palette = tuple[tuple[int, int, int, float], ...]  # RGB, 0 to 255, and share of the stitched area
+Palette = tuple[tuple[int, int, int, float], ...]  # red, green, blue (0 to 255) and share of the stitched area
 
 _RARE = 0.01  # share of a colour that is none of a palette's
 _GAP = 1 / 170  # of the longer side: lines nearer than that meet
@@ -94,12 +95,7 @@ def areas_of(lines: np.ndarray) -> np.ndarray:
     small = sizes < max(4, _SPECK * height * width)
     small[[0, ground]] = True, False
     labels[small[labels]] = 0
-    _, nearest = cv2.distanceTransformWithLabels(
-        (labels == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    owner = np.zeros(nearest.max() + 1, np.int32)
-    owner[nearest[labels > 0]] = labels[labels > 0]
-    labels = owner[nearest][gap:-gap, gap:-gap]
+    labels = fill_from_nearest(labels, labels > 0)[gap:-gap, gap:-gap]
     names = np.unique(labels[labels != ground])
     renumbered = np.zeros(labels.max() + 1, np.int32)
     renumbered[names] = np.arange(1, len(names) + 1)

@@ -1,7 +1,7 @@
 """Embroidery photo -> (embroidery, flat design) pair, without any model (method, section 1, done by image processing).
 
 Stitches are flattened; colours are snapped to a small palette; every pixel takes a palette colour by a vote that seeks
-smoothness, which leaves uniform areas with crisp borders; what surrounds the motif is told to be fabric.
+smoothness, which leaves uniform areas with crisp borders; what surrounds the motif is recognised as fabric.
 
 Flattening was tried with four methods on photographs of machine patches, cross, chain and satin stitch, silk shading
 and goldwork, at 700 px on one core. L0 gradient minimisation (1.2 s) keeps every strong thread and needle hole.
@@ -19,11 +19,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
+from tambour.imaging.colour import lab_to_rgb, rgb_to_lab, shading_difference
+from tambour.imaging.components import components
 from tambour.imaging.contrast import contrast_map
 from tambour.imaging.geometry import flatten
 from tambour.imaging.outlines import edge_distance
-from tambour.imaging.segmentation import MERGE, redraw_labels, segment, shading_difference
+from tambour.imaging.palette import MERGE
+from tambour.imaging.segmentation import redraw_labels, segment
 from tambour.imaging.texture import dominant_period
 
 WORK = 700  # longer side at which the photo is analysed, px
@@ -111,11 +113,10 @@ def find_fabric(
         return fabric, colours[main]
     inner = []  # areas that may be fabric although they do not touch the border
     for k in np.flatnonzero(shade):
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == k).astype(np.uint8), connectivity=4)
-        touching = np.bincount(parts[rim], minlength=len(stats)) > 0
-        touching[0] = False
-        fabric |= touching[parts]
-        inner += [parts == i for i in np.flatnonzero(~touching & (stats[:, 4] > 0.0003 * labels.size)) if i]
+        parts = components(labels == k)
+        touching = parts.meeting(rim)
+        fabric |= touching[parts.labels]
+        inner += [parts.labels == i for i in np.flatnonzero(~touching & (parts.areas > 0.0003 * labels.size)) if i]
     usual = np.median(energy[fabric])
     colour = lab[fabric].mean(0)
     for here in inner:
@@ -127,11 +128,9 @@ def find_fabric(
             fabric |= here
     ground = lab[fabric].mean(0)
     if fabric.mean() > 0.2:  # the frame of a hoop, the table at a corner: small, and cut by the border
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((~fabric).astype(np.uint8), connectivity=4)
-        cut = np.bincount(parts[rim], minlength=len(stats)) > 0
-        cut &= (stats[:, 4] < 0.02 * labels.size) | (stats[:, 4] < 0.1 * stats[1:, 4].max(initial=0))
-        cut[0] = False
-        fabric |= cut[parts]
+        parts = components(~fabric)
+        small = (parts.areas < 0.02 * labels.size) | (parts.areas < 0.1 * parts.areas[1:].max(initial=0))
+        fabric |= (parts.meeting(rim) & small)[parts.labels]
     if not 0.03 < fabric.mean() < 0.97:
         fabric = np.zeros(labels.shape, bool)
     return fabric, ground

@@ -14,6 +14,7 @@ from tambour.errors import InputError
 from tambour.imaging.colour import rgb_to_lab
 from tambour.imaging.files import open_image, save_image
 from tambour.imaging.geometry import fit, flatten
+from tambour.imaging.palette import nearest_colour
 from tambour.pair.edges import edged
 from tambour.pair.flat import Pair, make_design
 from tambour.progress import Progress
@@ -79,14 +80,14 @@ def fabric_colour(pair: Pair) -> tuple[int, int, int]:
 def name_colours(pair: Pair, names: Sequence[str], most: int = 3) -> str:
     """The main colours of a design in words, "red, white and black design".
 
-    It says what nobody told us and no tagger is there to see; named colours are content, which the prompt then carries
-    in place of theta_e.
+    It stands for a description, where the user gave none. Colours named in the prompt are content, which theta_e then
+    need not learn.
     """
     stitched = np.asarray(pair.mask) > 127
     pixels = np.asarray(pair.design.convert("RGB"))[stitched if stitched.any() else slice(None)].reshape(-1, 3)
     lab = rgb_to_lab(pixels[:: max(1, len(pixels) // 20000)][None])[0]  # (N, 3)
     known = rgb_to_lab(np.array([[ImageColor.getrgb(name) for name in names]], np.uint8))[0]
-    nearest = np.square(lab[:, None] - known[None]).sum(-1).argmin(1)
+    nearest = nearest_colour(lab, known)
     share = np.bincount(nearest, minlength=len(names)) / len(nearest)
     order = [i for i in np.argsort(-share, kind="stable")[:most] if share[i] >= 0.1] or [int(share.argmax())]
     *first, last = [names[i] for i in order]

@@ -1,13 +1,14 @@
 """The prior of a base: a second, tiny model that draws small flat designs from words.
 
 A base that is too small to draw objects from words still follows a design. So words become a design first: captions of
-the kind "a red cat" in, `SIDE` px RGBA with a few flat colours out, which `tambour.apply` then shows in the style.
+the kind "a red cat" in, `SIDE` px RGBA with a few flat colours out, which `tambour.apply` then draws in the style.
 
 The model sees a design as 8 x 8 patches in a fixed linear code (their principal components). Its text encoder gives,
-besides what cross-attention hears and what joins the time embedding, a rough map that is laid under the noisy code:
-words say where things are in one product, and the UNet need not find it out from noise. It is trained as a diffusion
-model of v. But a caption that also names the hand ("a red cat 2") asks for one drawing, so that the prediction from
-pure noise is that drawing already, softly; in so small a model, further steps add more grain than detail.
+besides the states for cross-attention and a part of the time embedding, a rough map that is concatenated with the noisy
+code: so the words say directly where things are, and the UNet need not find it out from noise. It is trained as a
+diffusion model of v. But a caption that also names the hand ("a red cat 2") asks for one drawing, so that the
+prediction from pure noise is that drawing already, softly; in so small a model, further steps add more grain than
+detail.
 
 A prior is the folder `prior/` of a base: `unet/` (diffusers), `text_encoder/`, `tokenizer/` (transformers),
 `scheduler/`, `patches.safetensors` (the code) and `words.json` (what it knows).
@@ -34,10 +35,7 @@ from tambour.errors import BaseModelError
 
 SIDE = 64  # px of a drawn design
 PATCH = 8  # px a side of what one position of the code holds
-STEPS, GUIDANCE = (
-    1,
-    1.5,
-)  # a caption with its hand asks for one drawing: the first prediction is it, more steps add grain
+STEPS = 1  # a caption with its hand asks for one drawing: the first prediction is it, more steps add grain
 
 
 class Patches(nn.Module):
@@ -88,7 +86,7 @@ def caption(name: str, colour: str | None, hand: int) -> str:
 
 
 def encode_text(text: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Text:
-    """Captions -> states (B, T, d), pooled (B, d) and the rough map (B, m, S, S) that lies under the code."""
+    """Captions -> states (B, T, d), pooled (B, d) and the rough map (B, m, S, S)."""
     tokens = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
     out = text(tokens.to(text.device))
     pooled, rough = out.text_embeds.split(
@@ -98,19 +96,19 @@ def encode_text(text: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, cap
 
 
 def predict(unet: UNet2DConditionModel, code: torch.Tensor, t: torch.Tensor, text: Text) -> torch.Tensor:
-    """v (B, c, S, S), as the UNet sees it in the noisy `code` at timesteps `t`."""
+    """Noisy code (B, c, S, S), timesteps (B,) or one, encoded captions -> predicted v (B, c, S, S)."""
     states, pooled, rough = text
     return unet(torch.cat([code, rough.to(code.dtype)], 1), t, states, class_labels=pooled, return_dict=False)[0]
 
 
 @torch.no_grad()
-def draw(prior: Prior, told: str, rng: torch.Generator, steps: int = STEPS) -> np.ndarray:
-    """Draw one caption from noise: (SIDE, SIDE, 4) float32 RGBA in [0, 1], alpha premultiplied."""
+def draw(prior: Prior, words: str, rng: torch.Generator, steps: int = STEPS) -> np.ndarray:
+    """A caption, and a generator for the noise -> (SIDE, SIDE, 4) float32 RGBA in [0, 1], alpha premultiplied."""
     sampler = type(prior.scheduler).from_config(prior.scheduler.config)
     sampler.set_timesteps(steps)
     side = SIDE // PATCH
     code = torch.randn(1, len(prior.patches.scale), side, side, generator=rng)
-    text = encode_text(prior.text, prior.tokenizer, [told])
+    text = encode_text(prior.text, prior.tokenizer, [words])
     for t in sampler.timesteps:
         code = sampler.step(predict(prior.unet, code, t, text), t, code, return_dict=False)[0]
     return (prior.patches.decode(code)[0].permute(1, 2, 0).numpy() / 2 + 0.5).clip(0, 1)
@@ -123,7 +121,7 @@ def find_prior(base: str) -> Path | None:
 
 
 def load_prior(folder: Path) -> Prior:
-    """Load a prior, on the CPU in float32: it is small, and rarely asked.
+    """Load a prior, on the CPU in float32: it is small and rarely used.
 
     Raises:
         BaseModelError: a file is missing or broken.

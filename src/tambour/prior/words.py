@@ -18,13 +18,15 @@ from PIL import Image
 from tambour.base.seeds import generator
 from tambour.errors import InputError
 from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
-from tambour.imaging.segmentation import drop_specks, palette, vote
+from tambour.imaging.nearest import fill_from_nearest
+from tambour.imaging.palette import distinct_colours, photo_palette
+from tambour.imaging.segmentation import drop_specks, vote
 from tambour.prior.model import Prior, caption, draw
 
 COLOURS = 8  # of a design, at most
 _APART = 13.0  # Lab steps between two colours of a design, at least
 _SMALL = 0.0006  # of the picture's area: smaller spots of a colour are given up
-_SILENT = frozenset(  # words that change nothing, and of which nobody need be told
+_FILLERS = frozenset(  # words that mean nothing to the prior and are not reported as ignored
     ("a", "an", "the", "one", "my", "your", "our", "this", "that", "some", "of", "in", "on", "at", "with", "for", "and",
      "to", "by", "from", "is", "me", "please", "patch", "embroidery", "embroidered", "stitched", "picture", "design",
      "drawing", "logo", "motif", "image", "style", "emb")
@@ -33,11 +35,17 @@ _SILENT = frozenset(  # words that change nothing, and of which nobody need be t
 
 @dataclass(frozen=True)
 class Wish:
-    """What a prompt asks for: `colour` None: the object's own; `unheard`: its words that change nothing, in order."""
+    """What a prompt asks for.
+
+    Attributes:
+        name: of the object.
+        colour: None: the object's own.
+        ignored: the prompt's other words, in their order, but for fillers such as "the".
+    """
 
     name: str
     colour: str | None
-    unheard: tuple[str, ...]
+    ignored: tuple[str, ...]
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.colour, self.name) if part)
@@ -62,8 +70,8 @@ def read_prompt(prompt: str, prior: Prior) -> Wish:
     colour = next((i for i in sorted(set(spots) - taken)), None)
     if colour is not None:
         taken.add(colour)
-    unheard = tuple(word for i, word in enumerate(words) if i not in taken and word not in _SILENT)
-    return Wish(name, None if colour is None else colours[words[colour]], unheard)
+    ignored = tuple(word for i, word in enumerate(words) if i not in taken and word not in _FILLERS)
+    return Wish(name, None if colour is None else colours[words[colour]], ignored)
 
 
 def _index(names: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -93,7 +101,7 @@ def _singular(word: str) -> list[str]:
 
 def _near(words: Sequence[str], prior: Prior) -> str:
     known = _index(prior.objects)
-    near = [name for word in words if word not in _SILENT for name in difflib.get_close_matches(word, known, 3, 0.7)]
+    near = [name for word in words if word not in _FILLERS for name in difflib.get_close_matches(word, known, 3, 0.7)]
     some = list(dict.fromkeys(near)) or list(prior.objects)[:: max(1, len(prior.objects) // 10)]
     colours = ", ".join(prior.colours)
     return f"It knows {len(prior.objects)}, such as {', '.join(some)}; in {colours}."
@@ -109,15 +117,16 @@ def design_of(prior: Prior, wish: Wish, seed: int, size: int) -> Image.Image:
 def crisp(drawing: np.ndarray, size: int) -> Image.Image:
     """A small soft drawing (H, W, 4), RGBA in [0, 1] with alpha premultiplied -> a flat design, RGBA, `size` px square.
 
-    The palette comes from the small drawing, where borders are few; the colours are then enlarged and vote.
+    The palette comes from the small drawing, whose borders are few; each pixel of the enlarged one is given a palette
+    colour by `segmentation.vote`.
     """
     alpha = drawing[..., 3]
     inside = alpha > 0.5
     if not inside.any():
         return Image.new("RGBA", (size, size))
     lab = rgb_to_lab((drawing[..., :3] / np.maximum(alpha, 0.05)[..., None]).clip(0, 1))
-    lab = _spread(lab, alpha > 0.8)
-    colours = _few(palette(np.repeat(lab[inside], 4, 0)), lab[inside])
+    lab = fill_from_nearest(lab, alpha > 0.8)  # soft edges hold little colour
+    colours = distinct_colours(photo_palette(np.repeat(lab[inside], 4, 0)), lab[inside], COLOURS, _APART)
     large = cv2.resize(lab, (size, size), interpolation=cv2.INTER_CUBIC)
     costs = np.stack([((large - colour) ** 2).sum(-1) for colour in colours])
     scale = size / len(drawing)
@@ -127,25 +136,3 @@ def crisp(drawing: np.ndarray, size: int) -> Image.Image:
     covered = drop_specks(covered.astype(int), _SMALL * size**2) > 0
     rgb = lab_to_rgb(colours[None])[0][labels]
     return Image.fromarray(np.dstack([rgb, np.where(covered, 255, 0).astype(np.uint8)]))
-
-
-def _spread(lab: np.ndarray, solid: np.ndarray) -> np.ndarray:
-    """Pixels that are not solid take the colour of the nearest that is: soft edges hold little colour."""
-    if solid.all() or not solid.any():
-        return lab
-    _, nearest = cv2.distanceTransformWithLabels((~solid).astype(np.uint8), cv2.DIST_L2, 5,
-                                                 labelType=cv2.DIST_LABEL_PIXEL)  # fmt: skip
-    table = np.zeros((nearest.max() + 1, 3), np.float32)
-    table[nearest[solid]] = lab[solid]
-    return table[nearest]
-
-
-def _few(colours: np.ndarray, lab: np.ndarray) -> np.ndarray:
-    """At most `COLOURS` of a palette (K, 3), each far from the others: those that most pixels (N, 3) are nearest to."""
-    nearest = ((lab[:, None] - colours) ** 2).sum(-1).argmin(1)
-    counts = np.bincount(nearest, minlength=len(colours))
-    kept: list[np.ndarray] = []
-    for colour in colours[np.argsort(-counts, kind="stable")]:
-        if len(kept) < COLOURS and all(np.linalg.norm(colour - other) > _APART for other in kept):
-            kept.append(colour)
-    return np.float32(kept)

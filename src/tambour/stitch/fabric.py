@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from tambour.imaging.nearest import nearest_known
 from tambour.stitch.parameters import Fabric
 
 
@@ -100,11 +101,9 @@ def pucker(labels: np.ndarray, amount: float, px_per_mm: float, rng: np.random.G
     bare = labels == 0
     if not bare.any() or bare.all():
         return np.zeros(labels.shape, np.float32)
-    away, nearest = cv2.distanceTransformWithLabels(bare.view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    away, nearest = nearest_known(~bare)
     waves = cloud(labels.shape, rng, 1.4 * px_per_mm)
-    stitched = np.zeros(int(nearest.max()) + 1, np.float32)
-    stitched[nearest[~bare]] = waves[~bare]
-    folds = cv2.GaussianBlur(stitched.take(nearest), (0, 0), max(0.25 * px_per_mm, 1.0))
+    folds = cv2.GaussianBlur(waves.take(nearest), (0, 0), max(0.25 * px_per_mm, 1.0))
     return folds * np.exp(away * np.float32(-1 / (3.0 * px_per_mm))) * bare * np.float32(0.32 * amount * px_per_mm)
 
 

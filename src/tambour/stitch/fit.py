@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tambour.errors import InputError
+from tambour.imaging.orientation import coherence, structure_tensor
 from tambour.imaging.texture import dominant_period, texture_distance, texture_statistics
 from tambour.stitch.parameters import FAMILIES, RANGES, Fabric, Stitch, default_stitch
 from tambour.stitch.render import render
@@ -166,12 +167,9 @@ def _possible(pixels: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
     for sigma in (1.0, 2.0):
         fine = cv2.GaussianBlur(light, (0, 0), sigma)
         fine -= cv2.GaussianBlur(fine, (0, 0), 6 * sigma)
-        gx, gy = cv2.Sobel(fine, cv2.CV_32F, 1, 0), cv2.Sobel(fine, cv2.CV_32F, 0, 1)
-        tensor = cv2.merge([gx * gx - gy * gy, 2 * gx * gy, gx * gx + gy * gy]) * inside[..., None]
-        tensor = cv2.GaussianBlur(tensor, (0, 0), 10)
+        tensor = structure_tensor(fine, inside, sigma=10)
         weight = np.sqrt(tensor[..., 2]) * inside
-        coherence = np.hypot(tensor[..., 0], tensor[..., 1]) / (tensor[..., 2] + 1e-3)
-        parallel = max(parallel, float((coherence * weight).sum() / (weight.sum() + 1e-6)))
+        parallel = max(parallel, float((coherence(tensor) * weight).sum() / (weight.sum() + 1e-6)))
     points = ("cross", "knot", "sequin")
     return tuple(f for f in _UNNAMED if not (parallel > 0.42 if f in points else parallel < 0.34))
 
@@ -223,13 +221,12 @@ def _direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch, across: flo
         return 0.0, "constant"
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine = cv2.GaussianBlur(grey, (0, 0), max(0.8, 0.15 * stitch.thread_width * SCALE))
-    gx, gy = cv2.Sobel(fine, cv2.CV_32F, 1, 0), cv2.Sobel(fine, cv2.CV_32F, 0, 1)
+    tensor = structure_tensor(fine)
     inside = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.float32)
-    power = gx * gx + gy * gy
+    power = tensor[..., 2]
     weight = np.minimum(1, 4 * float(np.median(power)) / np.maximum(power, 1e-3)) * inside  # borders count no more
-    cosine, sine = float((weight * (gx * gx - gy * gy)).sum()), float((weight * 2 * gx * gy).sum())
-    coherence = np.hypot(cosine, sine) / max(float((weight * power).sum()), 1e-6)
-    if stitch.family != "sequin" and coherence < 0.25:
+    cosine, sine, energy = (float((weight * tensor[..., part]).sum()) for part in range(3))
+    if stitch.family != "sequin" and np.hypot(cosine, sine) / max(energy, 1e-6) < 0.25:
         return (0.0, "axis") if stitch.family in ("satin", "tatami", "longshort") else (0.0, "contour")
     if across is None:
         across = 0.5 * np.arctan2(sine, cosine)

@@ -37,7 +37,7 @@ class Adapter:
     theta_e: dict[str, nn.Parameter]
 
     def style_tensors(self) -> dict[str, torch.Tensor]:
-        """theta_e as it is kept in a style file: diffusers' names, on the CPU."""
+        """theta_e as a style file holds it: diffusers' names, on the CPU."""
         return {f"unet.{name}": value.detach().cpu().clone() for name, value in sorted(self.theta_e.items())}
 
 

@@ -1,4 +1,4 @@
-"""Complementary pairs: embroideries the stage-one LoRA makes, with their designs, filtered (method, section 4)."""
+"""Complementary pairs: embroideries that the stage-one LoRA draws, with their designs, filtered (method, section 4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from tambour.analysis.similarity import compare
 from tambour.base import Base, Prompt, generator
-from tambour.config import Recipe
+from tambour.config import Complement, Recipe
 from tambour.drawing.conditions import controlnet_scales
 from tambour.drawing.engine import DrawingEngine, DrawingJob
 from tambour.errors import InputError
@@ -29,7 +29,7 @@ from tambour.progress import Progress, finished
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generated pair: RGB pictures of one size, and what they show ("red dog")."""
+    """A generated pair: RGB pictures of one size, and a description of them ("red dog")."""
 
     design: Image.Image
     embroidery: Image.Image
@@ -38,7 +38,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Filtered:
-    """What both filters said: by candidate, the mean similarity (filter 2 only saw what filter 1 kept)."""
+    """The result of both filters.
+
+    Attributes:
+        style: mean similarity of every candidate's embroidery to the reference's (filter 1).
+        content: mean similarity of designs, by the index of the candidates that filter 1 let through (filter 2).
+        chosen: indices of the candidates that both let through.
+    """
 
     style: tuple[float, ...]
     content: dict[int, float]
@@ -63,12 +69,12 @@ def generate(
     "text": an embroidery from "a (color) (object) in [emb] style", its design by our own pair step (section 1).
     "designs": a bundled flat design in new colours is embroidered under the structure conditions (section 6, firm). So
     design and embroidery are aligned on any base, also on one whose text alone draws little; the objects are then the
-    bundled designs'. In both all blocks hear the style prompt, as at inference.
+    bundled designs'. In both all blocks are given the style prompt, as at inference.
 
     Args:
         size: (height, width) of the pictures, px: that of a training crop, so that pairs share a batch.
         fabric: RGB ground of the designs.
-        folder: candidates are kept here as PNG, so that an interrupted run makes only those that are missing.
+        folder: candidates are written here as PNG; those that are there already are not made again.
 
     Yields progress. Returns the candidates, as they are in the folder.
 
@@ -157,6 +163,11 @@ def from_designs(
 # -- filters ----------------------------------------------------------------------------------------------------------
 
 
+def compared(settings: Complement) -> tuple[int, ...]:
+    """How many pictures each filter compares with the reference's; () without filters."""
+    return (settings.count, math.ceil(settings.count / 2)) if settings.filters else ()
+
+
 def keep_most_similar(similarity: Sequence[float], count: int) -> list[int]:
     """Filter 1: indices of the best ceil(count / 2), best first; earlier ones where they tie."""
     order = sorted(range(len(similarity)), key=lambda i: -similarity[i])
@@ -176,7 +187,7 @@ def choose(
     words: str,
     candidates: Sequence[Candidate],
 ) -> Iterator[Progress]:
-    """Both filters (section 4), on the base as it is (switch a LoRA off before).
+    """Both filters (section 4), on the base as it is: the caller switches a LoRA off.
 
     1. Embroideries like the reference's, by mean self-attention similarity: the style was caught.
     2. Of these, designs unlike the reference's: the content differs.
@@ -185,7 +196,7 @@ def choose(
 
     Args:
         reference: latents (1, c, h, w) of the reference's design and embroidery, of the candidates' size.
-        words: what it shows.
+        words: its description.
 
     Yields progress. Returns `Filtered`.
     """
@@ -197,7 +208,7 @@ def choose(
 
     def similarities(template: str, latents: torch.Tensor, pictures: Sequence[tuple[Image.Image, str]], stage: str):
         others = torch.cat([base.encode_image(to_tensor(picture)) for picture, _ in pictures])
-        prompts: Prompt = base.encode_prompt([template.format(shown) for _, shown in pictures])
+        prompts: Prompt = base.encode_prompt([template.format(description) for _, description in pictures])
         similarity = yield from compare(
             base,
             (latents, base.encode_prompt([template.format(words)])),
@@ -212,9 +223,9 @@ def choose(
     style = yield from similarities(
         recipe.prompts.style, reference[1], [(c.embroidery, c.words) for c in candidates], "filter 1"
     )
-    kept = keep_most_similar(style, count)
+    like = keep_most_similar(style, count)
     content = yield from similarities(
-        recipe.prompts.content, reference[0], [(candidates[i].design, candidates[i].words) for i in kept], "filter 2"
+        recipe.prompts.content, reference[0], [(candidates[i].design, candidates[i].words) for i in like], "filter 2"
     )
-    chosen = [kept[i] for i in keep_least_similar(content, count)]
-    return Filtered(tuple(style), dict(zip(kept, content, strict=True)), tuple(chosen))
+    chosen = [like[i] for i in keep_least_similar(content, count)]
+    return Filtered(tuple(style), dict(zip(like, content, strict=True)), tuple(chosen))

@@ -74,7 +74,7 @@ def train(
     done = 0
 
     if checkpoint.exists():
-        done = _continue(checkpoint, adapter, optimizers, curves)
+        done = _read_checkpoint(checkpoint, adapter, optimizers, curves)
         yield Progress(name, done, stage.iterations, "resumed")
 
     saved = time.monotonic()
@@ -107,7 +107,7 @@ def train(
             curves.setdefault(key, []).append(value)
         done += 1
         if done == stage.iterations or time.monotonic() - saved >= every_seconds:
-            _keep(checkpoint, adapter, optimizers, curves, done)
+            _write_checkpoint(checkpoint, adapter, optimizers, curves, done)
             saved = time.monotonic()
         yield Progress(name, done, stage.iterations, values=values)
 
@@ -121,7 +121,7 @@ def rate(stage: Stage | StageTwo, done: int) -> float:
 Optimizers = Mapping[str, torch.optim.Adam]
 
 
-def _keep(
+def _write_checkpoint(
     checkpoint: Path, adapter: Adapter, optimizers: Optimizers, curves: Mapping[str, list[float]], done: int
 ) -> None:
     """Write everything that changes in a stage, whole or not at all."""
@@ -129,8 +129,8 @@ def _keep(
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizers/{name}/{index}/{key}": value for key, value in state.items()}
-    notes = {"iterations": str(done), "curves": json.dumps(curves)}
-    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, notes)
+    metadata = {"iterations": str(done), "curves": json.dumps(curves)}
+    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata)
     temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -139,12 +139,12 @@ def _keep(
     os.replace(temporary, checkpoint)
 
 
-def _continue(checkpoint: Path, adapter: Adapter, optimizers: Optimizers, curves: dict[str, list[float]]) -> int:
-    """Put back what `_keep` wrote; the iterations done."""
+def _read_checkpoint(checkpoint: Path, adapter: Adapter, optimizers: Optimizers, curves: dict[str, list[float]]) -> int:
+    """Put back what `_write_checkpoint` wrote; the iterations done."""
     states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
     parameters = {}
     with safe_open(checkpoint, "pt") as file:
-        notes = file.metadata()
+        metadata = file.metadata()
         for path in file.keys():  # noqa: SIM118 (not a dict)
             kind, _, rest = path.partition("/")
             if kind == "parameters":
@@ -155,8 +155,8 @@ def _continue(checkpoint: Path, adapter: Adapter, optimizers: Optimizers, curves
     restore(adapter, parameters)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(states[name])
-    curves.update(json.loads(notes["curves"]))
-    return int(notes["iterations"])
+    curves.update(json.loads(metadata["curves"]))
+    return int(metadata["iterations"])
 
 
 def restore(adapter: Adapter, parameters: Mapping[str, torch.Tensor]) -> None:

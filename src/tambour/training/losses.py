@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tambour.base import Base, base_only
+from tambour.base.passes import Passes
 from tambour.training.pairs import Batch, join
 from tambour.training.routing import RoutedModel
 
@@ -130,15 +131,20 @@ def denoising(model: RoutedModel, batch: Batch, generator: torch.Generator, *, s
     return noise_error(base.prediction_type, output, z0, eps, a, s, model.loss, batch.stitches if style else None)
 
 
+def denoising_passes(rows: int, controlnet: bool) -> Passes:
+    """What `denoising` runs on a batch of so many rows, with or without a ControlNet."""
+    return Passes(rows=rows, forward=1, backward=1, controlnet=int(controlnet))
+
+
 def contrast(
     model: RoutedModel, ref: Batch, gen: Batch, generator: torch.Generator, temperature: float = 1.0
 ) -> torch.Tensor:
     """L_con of the reference pair and a generated pair (section 5), a scalar; gradients flow through every eps.
 
     The paper leaves open: which noise and t the pairs get (here the same for both, so that what differs is the
-    pairs' and not the draw's), and where c_emb is heard (here in the style blocks, as in L_emb, for theta_0 and for
-    theta_0, theta_a alike). Cosines do not see the factor a / s by which an x0 base's difference in output becomes a
-    difference in noise; the few t without signal or noise, where it is 0 or infinite, are never drawn.
+    pairs' and not the draw's), and which blocks are given c_emb (here the style blocks, as in L_emb, for theta_0
+    and for theta_0, theta_a alike). Cosines do not see the factor a / s by which an x0 base's difference in output
+    becomes a difference in noise; the few t without signal or noise, where it is 0 or infinite, are never drawn.
     """
     base, unet = model.base, model.base.unet
     both = join(ref, gen)  # rows: ref, then gen
@@ -160,3 +166,8 @@ def contrast(
     eps_des, eps_emb = (eps_des - base_des) * counts, (eps_emb - base_emb) * counts
     (des_ref, des_gen), (emb_ref, emb_gen) = eps_des.chunk(2), eps_emb.chunk(2)
     return contrastive_loss(des_ref, emb_ref, des_gen, emb_gen, temperature).mean()
+
+
+def contrast_passes(rows: int, controlnet: bool) -> Passes:
+    """What `contrast` runs on two batches of so many rows: theta_0 and theta_0, theta_a, each under both prompts."""
+    return Passes(rows=2 * rows, forward=4, backward=2, controlnet=int(controlnet))

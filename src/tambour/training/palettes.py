@@ -20,8 +20,8 @@ _LEAST = 20  # px; smaller areas keep their colour
 def recoloured(pair: Pair, fabric: tuple[int, int, int], rng: np.random.Generator, count: int = 1) -> Iterator[Pair]:
     """The pair, `count` times, with every colour of its design exchanged, in the embroidery too; the ground stays.
 
-    Thread shows its stitches as such yarn does (`stitch.relief.YarnToneCurve`). A quarter of the new colours are pale, some are
-    dark and some nearly the fabric's, so that a style does not learn such regions as bare.
+    Stitches are as light and dark as those of such yarn (`guides.photo.tones.YarnToneCurve`). A quarter of the new
+    colours are pale, some are dark and some nearly the fabric's, so that a style does not learn such regions as bare.
 
     Args:
         fabric: RGB.

@@ -14,10 +14,10 @@ SMALL = 48 * 48  # latents in a pass; measured on two cores: up to here a second
 
 @contextmanager
 def few_threads(base: Base, window: tuple[int, int], rows: int = 1) -> Iterator[None]:
-    """While open, a base on the CPU works with one thread if `rows` crops of `window` (px) at once are little work.
+    """While open, a base on the CPU uses one thread if a pass over `rows` crops of `window` (px) is little work.
 
-    Sharing out so little work costs what it brings, and every share waits for whatever else the machine does: beside
-    one busy process two threads were twenty times slower than one.
+    More threads save no time there, and each waits for whatever else the machine does: beside one busy process two
+    threads were twenty times slower than one.
     """
     before = torch.get_num_threads()
     small = rows * window[0] * window[1] <= SMALL * base.vae_factor**2
@@ -31,13 +31,15 @@ def few_threads(base: Base, window: tuple[int, int], rows: int = 1) -> Iterator[
 
 @contextmanager
 def unet_alone(base: Base, control: str) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """While open, only the UNet (and the ControlNet of kind `control`, or "") stays on the GPU; what it gives brings
-    all back."""
+    """While open, only the UNet and the ControlNet of kind `control` ("": none) are on the GPU.
+
+    Yields a context manager: while that one is open, everything is there.
+    """
     nets = {kind: net for kind, net in base.controlnets.items() if kind != control}
     idle = [net for net in (base.vae, base.text_encoder, base.text_encoder_2, *nets.values()) if net is not None]
-    if base.offloaded:  # they wait elsewhere already, and are fetched by whoever needs them
+    if base.offloaded:  # they are in the computer's memory already, see `Base.on_device`
         idle = []
-    heard = [base.controlnets[control]] if control else []
+    used = [base.controlnets[control]] if control else []
 
     def move(device: torch.device | str) -> None:
         for net in idle:
@@ -53,7 +55,7 @@ def unet_alone(base: Base, control: str) -> Iterator[Callable[[], AbstractContex
 
     move("cpu")
     try:
-        with base.on_device(*heard):
+        with base.on_device(*used):
             yield everything
     finally:
         move(base.device)

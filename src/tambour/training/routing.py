@@ -1,4 +1,4 @@
-"""Which block hears which prompt (method, section 3): c_emb goes to the style blocks, c_des to all others."""
+"""Which block is given which prompt (method, section 3): c_emb goes to the style blocks, c_des to all others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tambour.base.sharing import computed_once
 from tambour.errors import InputError
 from tambour.training.pairs import Batch
 
-Residuals = tuple[list[torch.Tensor], torch.Tensor]
+Residuals = tuple[list[torch.Tensor], torch.Tensor]  # of a ControlNet: for the UNet's way down, for its middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +22,14 @@ class RoutedModel:
     """The base in training: predicts under c_des everywhere, or under c_emb in the style blocks.
 
     Attributes:
-        style_blocks: names of the attention blocks that hear c_emb.
-        tile: scale of ControlNet-Tile (of the batch's `condition`) in every pass; 0: none.
+        style_blocks: names of the attention blocks that are given c_emb.
+        controlnet_scale: of what the ControlNet of the batch's `condition_kind` adds in every pass; 0: no ControlNet.
         loss: "noise" or "output", what errors are measured in (`losses.denoising`).
     """
 
     base: Base
     style_blocks: tuple[str, ...]
-    tile: float = 0.0
+    controlnet_scale: float = 0.0
     loss: str = "noise"
 
     def __post_init__(self) -> None:
@@ -48,47 +48,48 @@ class RoutedModel:
             residuals: of `structure` for the same z and t, where several passes share them.
         """
         residuals = residuals or self.structure(z, t, batch, style=style)
-        heard = dict.fromkeys(self.style_blocks, batch.c_emb) if style else None
-        with structured(self.base.unet, residuals) if residuals else nullcontext():
-            output = self.base.predict(z.to(self.base.dtype), t, batch.c_des, batch.time_ids, per_block=heard)
+        per_block = dict.fromkeys(self.style_blocks, batch.c_emb) if style else None
+        with residuals_added(self.base.unet, residuals) if residuals else nullcontext():
+            output = self.base.predict(z.to(self.base.dtype), t, batch.c_des, batch.time_ids, per_block=per_block)
         return output.float()
 
     def predict_both(
         self, z: torch.Tensor, t: torch.Tensor, batch: Batch, *, residuals: Residuals | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`predict` with `style` False and True: the same values, what lies before the style blocks computed once."""
-        with computed_once(before(self.base.unet, self.style_blocks)):
+        """`predict` with `style` False and True, same values; what lies before the style blocks is computed once."""
+        with computed_once(parts_before(self.base.unet, self.style_blocks)):
             return tuple(self.predict(z, t, batch, style=style, residuals=residuals) for style in (False, True))
 
     @torch.no_grad()
     def structure(self, z: torch.Tensor, t: torch.Tensor, batch: Batch, *, style: bool) -> Residuals | None:
-        """What the ControlNet adds to the UNet for the crops' designs; None where the recipe does not use it.
+        """The ControlNet's residuals for the designs of a batch at z and t; None where no ControlNet is used.
 
-        With `style` it is shown the keyed designs, where there are any.
+        Its prompt is c_des and no LoRA changes it, so its residuals serve every pass at the same z and t.
 
-        It hears c_des, and no LoRA touches it, so one answer serves every pass at the same z and t.
+        Args:
+            style: take the batch's `keyed_condition`, where there is one.
         """
-        if not self.tile:
+        if not self.controlnet_scale:
             return None
-        return self.base.controlnets[batch.condition](
+        keyed = style and batch.keyed_condition is not None
+        return self.base.controlnets[batch.condition_kind](
             z.to(self.base.dtype),
             t,
             encoder_hidden_states=batch.c_des.embeds,
-            controlnet_cond=batch.keyed if style and batch.keyed is not None else batch.tile,
-            conditioning_scale=self.tile,
+            controlnet_cond=batch.keyed_condition if keyed else batch.condition,
+            conditioning_scale=self.controlnet_scale,
             added_cond_kwargs={"text_embeds": batch.c_des.pooled, "time_ids": batch.time_ids},
             return_dict=False,
         )
 
 
 @contextmanager
-def structured(unet: nn.Module, residuals: Residuals) -> Iterator[None]:
+def residuals_added(unet: nn.Module, residuals: Residuals) -> Iterator[None]:
     """While open, every pass of the UNet adds a ControlNet's residuals."""
 
     def add(_module, args, kwargs):
         down, middle = residuals
-        told = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        return args, {**kwargs, **told}
+        return args, kwargs | {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
     handle = unet.register_forward_pre_hook(add, with_kwargs=True)
     try:
@@ -97,7 +98,7 @@ def structured(unet: nn.Module, residuals: Residuals) -> Iterator[None]:
         handle.remove()
 
 
-def before(unet: nn.Module, blocks: Sequence[str]) -> list[nn.Module]:
+def parts_before(unet: nn.Module, blocks: Sequence[str]) -> list[nn.Module]:
     """Those parts of a UNet that have run before the first of some attention blocks does."""
     stages = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
     attentions = [unet.get_submodule(block) for block in blocks]

@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from tambour.base.passes import Passes
+from tambour.config import Recipe
 from tambour.training.loop import Step
-from tambour.training.losses import denoising
+from tambour.training.losses import denoising, denoising_passes
 from tambour.training.pairs import EncodedPair, draw
 from tambour.training.routing import RoutedModel
 
@@ -23,8 +25,8 @@ def stage_one(
 ) -> list[Step]:
     """Both steps of an iteration. "Alternate every iteration" is read as: an iteration takes one, then the other.
 
-    1. The design, c_des to every block: theta_a learns what is shown (L_des).
-    2. The embroidery, c_emb to the style blocks and c_des to all others: theta_e learns how it is made (L_emb).
+    1. The design, c_des to every block: theta_a learns the content (L_des).
+    2. The embroidery, c_emb to the style blocks and c_des to all others: theta_e learns the style (L_emb).
 
     Args:
         reference: the pair, and where the recipe wants palettes its recoloured copies.
@@ -43,3 +45,9 @@ def stage_one(
 
     first = [Step("theta_a", step_1)] if content_step else []
     return [*first, Step("theta_e", step_2, within=as_drawn)]
+
+
+def passes(recipe: Recipe) -> tuple[Passes, ...]:
+    """What each step of an iteration runs, for the preflight."""
+    step = denoising_passes(recipe.batch, bool(recipe.training.tile))
+    return (step,) * (1 + recipe.stage_one.content_step)

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from tambour.config import StageTwo
+from tambour.base.passes import Passes
+from tambour.config import Recipe, StageTwo
 from tambour.training.loop import Step
-from tambour.training.losses import contrast, denoising
+from tambour.training.losses import contrast, contrast_passes, denoising, denoising_passes
 from tambour.training.pairs import Batch, EncodedPair, draw, join
 from tambour.training.routing import RoutedModel
 
@@ -57,3 +58,10 @@ def stage_two(
         Step("theta_e", step_2, weights, as_drawn),
         Step("theta_e", step_3, {"L_con": settings.contrastive_weight}),
     ]
+
+
+def passes(recipe: Recipe) -> tuple[Passes, ...]:
+    """What each step of an iteration runs, for the preflight."""
+    batch, controlnet = recipe.stage_two.batch, bool(recipe.training.tile)
+    both = denoising_passes(2 * batch, controlnet)  # the reference and the generated pair
+    return both, both, contrast_passes(batch, controlnet)

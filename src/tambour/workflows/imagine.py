@@ -55,8 +55,8 @@ def _from_designs(
     prior = load_prior(prior_at)
     wish = read_prompt(prompt, prior)
     message = f'drawn first as a design: "{wish}"'
-    if wish.unheard:
-        message += f"; not heard: {', '.join(wish.unheard)}"
+    if wish.ignored:
+        message += f"; not heard: {', '.join(wish.ignored)}"
 
     # -- the base
     edges = recipe.sampling.firm

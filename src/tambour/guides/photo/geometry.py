@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from tambour.imaging.contrast import directions
+from tambour.imaging.orientation import directions
 from tambour.imaging.regions import find_regions
 
 FACES = 8  # directions in which borders face

@@ -21,7 +21,8 @@ from tambour.errors import StyleError
 from tambour.guides.photo.geometry import FACES, ORIENTATIONS, RegionGeometry, facing, region_geometry
 from tambour.guides.photo.tones import PLAIN, SHARES, SPAN, YarnToneCurve
 from tambour.imaging.colour import rgb_to_lab
-from tambour.imaging.contrast import around_of, contrast_map, directions
+from tambour.imaging.contrast import around_of, contrast_map
+from tambour.imaging.orientation import directions
 
 SIDE = 512  # px; of a larger photo the part with most stitches is kept
 LEAST = 64  # px; smaller ones show too little

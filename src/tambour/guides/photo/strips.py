@@ -21,7 +21,8 @@ import numpy as np
 from tambour.guides.photo.geometry import RegionGeometry
 from tambour.guides.photo.relief import Relief
 from tambour.guides.photo.seams import before_seam
-from tambour.imaging.outlines import Ring, nearest_dots, trace_rings
+from tambour.imaging.nearest import nearest_dots
+from tambour.imaging.outlines import Ring, trace_rings
 
 STRIPS = 1500  # of each kind, among which one is chosen
 _SMOOTH = 5.0  # px, of outlines
