@@ -67,7 +67,7 @@ def learn(
     options: LearnOptions | None = None,
     *,
     overwrite: bool = False,
-    progress: Watch | None = None,
+    progress: Callable[[Progress], object] | None = None,
     **settings: Any,
 ) -> Style:
     """Learn the style of one embroidery photo (method, sections 1 to 5).
@@ -129,7 +129,7 @@ def blocks(
     photo: str | Path,
     options: LearnOptions | None = None,
     *,
-    progress: Watch | None = None,
+    progress: Callable[[Progress], object] | None = None,
     **settings: Any,
 ) -> BlockChoice:
     """How alike each block of a base sees a photo and its design, and which blocks carry the style (method, section 2).
@@ -160,7 +160,7 @@ def pair(
     describe: str | None = None,
     models: str | Path | None = None,
     seed: int = 0,
-    progress: Watch | None = None,
+    progress: Callable[[Progress], object] | None = None,
 ) -> Pair:
     """The flat design of an embroidery photo, with the photo and the mask of its stitches (method, section 1).
 

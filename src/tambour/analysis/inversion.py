@@ -100,9 +100,9 @@ def invert(
 @torch.no_grad()
 def reconstruct(noise: Noise, z: torch.Tensor, schedule: Schedule) -> torch.Tensor:
     """The other way: DDIM sampling (eta 0) from z at the schedule's last timestep to clean latents."""
-    a_next, s_next = (*schedule.signal[-2::-1], 1.0), (*schedule.noise[-2::-1], 0.0)
-    along = zip(schedule.timesteps[::-1], schedule.signal[::-1], schedule.noise[::-1], a_next, s_next, strict=True)
-    for t, a, s, a_next, s_next in along:
+    signal_after, noise_after = (*schedule.signal[-2::-1], 1.0), (*schedule.noise[-2::-1], 0.0)
+    now = (schedule.timesteps[::-1], schedule.signal[::-1], schedule.noise[::-1])
+    for t, a, s, a_next, s_next in zip(*now, signal_after, noise_after, strict=True):
         eps = noise(z, t)
         z = a_next * (z - s * eps) / a + s_next * eps
     return z

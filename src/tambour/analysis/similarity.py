@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ def compare(
     *,
     stage: str,
     first_segment: int = 0,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, torch.Tensor]:
     """Similarity of `others` to `reference` in every block and segment of denoising.
 
     All are inverted together, each under its own prompt and without ControlNets, which would make features alike that

@@ -185,8 +185,7 @@ def pair(
 
     targets = [check_writable(path, overwrite) for path in (output, mask) if path is not None]
     with watching(quiet) as progress:
-        settings = dict(route=route, describe=describe, models=models, seed=seed)
-        made = tambour.pair(photo, **settings, progress=progress)
+        made = tambour.pair(photo, route=route, describe=describe, models=models, seed=seed, progress=progress)
     for picture, target in zip((made.design, made.mask), targets, strict=False):
         save_image(picture, target, overwrite)
     print_lines(targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -59,7 +59,9 @@ def bench_run(
     if domain != "embroidery" and (reduced or photos is not None):
         raise InputError("--reduced and --photos are for embroidery.", "Name --styles, --designs and --budget.")
     plan = replace(REDUCED, methods=MAIN) if reduced else Plan(split=split, domain=domain)
-    asked = dict(methods=_names(methods), styles=_names(styles), designs=_names(designs), seeds=seeds, budget=budget)
+    asked: dict[str, Any] = dict(
+        methods=_names(methods), styles=_names(styles), designs=_names(designs), seeds=seeds, budget=budget
+    )
     asked |= dict(folder=photos and str(photos), recipe=recipe)
     plan = replace(plan, base=base, text=text, **{name: value for name, value in asked.items() if value is not None})
     with watching(quiet) as show:

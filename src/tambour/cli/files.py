@@ -28,7 +28,7 @@ def targets_for(output: Path, names: Sequence[str]) -> list[Path]:
         return [check_writable(output, overwrite=True)]
     if output.is_file() or output.suffix.lower() in WRITABLE:
         raise InputError(f"{output} is a file, but there are {len(names)} pictures to write.", "Name a folder.")
-    targets = []
+    targets: list[Path] = []
     for name in names:
         same = sum(target.stem.rpartition("-")[0] == name or target.stem == name for target in targets)
         targets.append(output / (f"{name}-{same + 1}.png" if same else f"{name}.png"))
@@ -44,12 +44,13 @@ def check_writable(path: Path, overwrite: bool, suffixes: tuple[str, ...] = WRIT
     return path
 
 
-def parse_colour(text: str) -> tuple[int, ...]:
+def parse_colour(text: str) -> tuple[int, int, int]:
     digits = text.removeprefix("#")
     try:
         if len(digits) != 6:
             raise ValueError
-        return tuple(bytes.fromhex(digits))
+        red, green, blue = bytes.fromhex(digits)
+        return red, green, blue
     except ValueError:
         raise InputError(f"{text!r} is not a colour.", "Write it as #rrggbb, for example #2b3a67.") from None
 

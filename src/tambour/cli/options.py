@@ -46,7 +46,8 @@ def takes(cls: type, *, without: tuple[str, ...] = ()) -> Callable[[Callable[...
 
 def _parameter(cls: type, field: dataclasses.Field) -> inspect.Parameter:
     names = [field.metadata["flag"] or f"--{field.name.replace('_', '-')}"]
-    annotation = Annotated[_type(cls, field), typer.Option(*names, help=field.metadata["help"])]
+    kind = _type(cls, field)
+    annotation = Annotated[kind, typer.Option(*names, help=field.metadata["help"])]  # type: ignore[valid-type]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
 

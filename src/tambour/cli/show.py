@@ -65,8 +65,10 @@ def watching(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description:<16}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    columns += (TimeRemainingColumn(), TextColumn("[dim]{task.fields[message]}"))
+    columns = (
+        *(TextColumn("{task.description:<16}"), BarColumn(24), MofNCompleteColumn()),
+        *(TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("[dim]{task.fields[message]}")),
+    )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks = {}
 

@@ -98,5 +98,5 @@ def masked_style_guidance(
     if structures[0].inside is None:
         return None
     inside = torch.cat([structure.inside for structure in structures])
-    plain = batch_conditions([structure.plain for structure in structures], scales)
+    plain = batch_conditions([structure.plain or {} for structure in structures], scales)
     return MaskedStyleGuidance(content, plain, inside, recipe.sampling.style_guidance)

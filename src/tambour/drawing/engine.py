@@ -94,24 +94,25 @@ class DrawingEngine:
         return structure_conditions(flat, inside, self.scales, kernel, self.recipe)
 
     def draw(self, jobs: Sequence[DrawingJob], size: tuple[int, int]) -> Generator[int, None, list[Image.Image]]:
-        """Draw a batch of pictures of (height, width) px. Yields the steps done, returns RGB pictures."""
-        sampling, structures = self.recipe.sampling, [job.conditions for job in jobs]
-        conditioned = structures[0] is not None
-        masks = [job.keep_mask for job in jobs]
+        """Draw a batch of pictures of (height, width) px, of one kind. Yields the steps done, returns RGB pictures."""
+        sampling = self.recipe.sampling
+        structures = [job.conditions for job in jobs if job.conditions is not None]
+        masks = [job.keep_mask for job in jobs if job.keep_mask is not None]
+        starts = [to_tensor(job.start) for job in jobs if job.start is not None]
         pictures = yield from sample(
             self.base,
             self.prompt,
             size=size,
             generators=[job.rng for job in jobs],
             steps=sampling.steps,
-            start=None if jobs[0].start is None else torch.cat([to_tensor(job.start) for job in jobs]),
+            start=torch.cat(starts) if starts else None,
             strength=self.strength,
-            conditions=batch_conditions([s.styled for s in structures], self.scales) if conditioned else None,
+            conditions=batch_conditions([s.styled for s in structures], self.scales) if structures else None,
             negative=self.negative,
             guidance_scale=sampling.guidance_scale,
-            keep_mask=None if masks[0] is None else torch.from_numpy(np.stack(masks))[:, None],
+            keep_mask=torch.from_numpy(np.stack(masks))[:, None] if masks else None,
             masked_style=masked_style_guidance(structures, self.scales, self.content, self.recipe)
-            if conditioned
+            if structures
             else None,
             restore_vae_detail=self.restore_vae_detail,
         )

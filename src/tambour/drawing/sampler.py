@@ -184,7 +184,7 @@ def sample(
                 latents = torch.lerp(latents, known, keep_mask)
             yield i + 1
     drawn = base.decode(latents)
-    if restore_vae_detail and clean is not None:
+    if restore_vae_detail and start is not None and clean is not None:
         drawn = (drawn + start.to(drawn) - base.decode(clean)).clamp(-1, 1)
     return drawn
 
@@ -250,7 +250,7 @@ def _windows(
             image = image[..., top * f : top * f + part[0], left * f : left * f + part[1]]
             rows = text.halves if hears_text(_net(base, kind)) else 1
             cut[kind] = Condition(torch.cat([image] * rows), condition.scale)
-        found.append(_Window((top, left), latents, base.time_ids(*part, (top * f, left * f), size), cut))
+        found.append(_Window((top, left), latents, base.time_ids(part[0], part[1], (top * f, left * f), size), cut))
     return found
 
 

@@ -35,12 +35,12 @@ class Stitches(Guide):
     def rendered(self, canvas: Canvas, seed: int) -> np.ndarray:
         """(H, W, 3) uint8: the design in the fitted stitch, on fabric of the style's colour."""
         design, fabric = canvas.design, self.style.fabric
-        cloth = Fabric(colour=tuple(fabric)) if design.mode == "RGBA" else Fabric()
-        drawn = np.asarray(render(design, Stitch(**self.style.stitch), cloth, seed=seed).image)
+        cloth = Fabric(colour=fabric) if design.mode == "RGBA" else Fabric()
+        drawn = np.asarray(render(design, Stitch(**(self.style.stitch or {})), cloth, seed=seed).image)
         bare = bare_fabric(canvas.inside) > 0.99
         if design.mode == "RGBA" and bare.any():  # the style knows how the fabric looks, which is lighter than drawn
             lab = rgb_to_lab(drawn)
-            lab += rgb_to_lab(np.uint8([[fabric]]))[0, 0] - lab[bare].mean(0)
+            lab += rgb_to_lab(np.array([[fabric]], np.uint8))[0, 0] - lab[bare].mean(0)
             drawn = np.where(canvas.inside[..., None], drawn, lab_to_rgb(lab))
         return drawn
 

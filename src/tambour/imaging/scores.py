@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tambour.imaging.colour import ciede2000, rgb_to_lab
 from tambour.imaging.contrast import rgb_array
@@ -118,9 +119,9 @@ def style_score(distance: float) -> float:
 
 
 def score(
-    result: np.ndarray,
-    reference: np.ndarray,
-    design: np.ndarray,
+    result: np.ndarray | Image.Image,
+    reference: np.ndarray | Image.Image,
+    design: np.ndarray | Image.Image,
     masks: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     colours: bool = True,
 ) -> Scores:

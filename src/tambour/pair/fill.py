@@ -32,7 +32,7 @@ def palette_of(design: Image.Image, mask: np.ndarray) -> Palette:
     names, which = np.unique(colours, axis=0, return_inverse=True)
     share = np.bincount(which.ravel(), sizes, len(names)) / max(1, sizes.sum())
     order = [n for n in np.argsort(-share, kind="stable") if share[n] >= _RARE]
-    return tuple((*(int(value) for value in names[n]), round(float(share[n]), 4)) for n in order)
+    return tuple((int(names[n][0]), int(names[n][1]), int(names[n][2]), round(float(share[n]), 4)) for n in order)
 
 
 def filled(design: Image.Image, fabric: tuple[int, int, int], recipe: Recipe, palette: Palette) -> Image.Image:

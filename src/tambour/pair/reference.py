@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ _STRETCH = 0.03  # an own design may differ this much from the photo in its aspe
 
 def prepare(
     photo: str | Path, design: str | Path | None, recipe: Recipe, base: Base, *, folder: Path | None = None
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, Pair]:
     """The pair at the recipe's resolution, aspect ratio kept; from `folder` if it is there. Returns a `Pair`."""
     yield Progress("pair", 0, 1)
     parts = ("design", "mask", "embroidery")
@@ -74,7 +74,8 @@ def fabric_colour(pair: Pair) -> tuple[int, int, int]:
     bare = np.asarray(pair.embroidery.convert("RGB"))[np.asarray(pair.mask) <= 127]
     if len(bare) < 0.01 * pair.embroidery.width * pair.embroidery.height:
         return (255, 255, 255)
-    return tuple(int(value) for value in np.median(bare, 0))
+    red, green, blue = (int(value) for value in np.median(bare, 0))
+    return red, green, blue
 
 
 def name_colours(pair: Pair, names: Sequence[str], most: int = 3) -> str:

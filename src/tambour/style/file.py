@@ -68,7 +68,8 @@ class Style:
     @property
     def modules(self) -> tuple[str, ...]:
         """The UNet's modules that carry the style, sorted."""
-        return tuple(sorted({_KEY.fullmatch(key)["module"] for key in self.tensors}))
+        matches = (_KEY.fullmatch(key) for key in self.tensors)
+        return tuple(sorted({match["module"] for match in matches if match}))
 
     @property
     def adapter(self) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def generate(
     seed: int,
     folder: Path,
     batch: int = 1,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, list[Candidate]]:
     """Make `recipe.complement.count` candidates with the LoRA that is on the base, all of it switched on.
 
     "text": an embroidery from "a (color) (object) in [emb] style", its design by our own pair step (section 1).
@@ -186,7 +186,7 @@ def choose(
     reference: tuple[torch.Tensor, torch.Tensor],
     words: str,
     candidates: Sequence[Candidate],
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, Filtered]:
     """Both filters (section 4), on the base as it is: the caller switches a LoRA off.
 
     1. Embroideries like the reference's, by mean self-attention similarity: the style was caught.
@@ -206,7 +206,9 @@ def choose(
     f = base.vae_factor
     time_ids = base.time_ids(reference[0].shape[-2] * f, reference[0].shape[-1] * f)
 
-    def similarities(template: str, latents: torch.Tensor, pictures: Sequence[tuple[Image.Image, str]], stage: str):
+    def similarities(
+        template: str, latents: torch.Tensor, pictures: Sequence[tuple[Image.Image, str]], stage: str
+    ) -> Generator[Progress, None, list[float]]:
         others = torch.cat([base.encode_image(to_tensor(picture)) for picture, _ in pictures])
         prompts: Prompt = base.encode_prompt([template.format(description) for _, description in pictures])
         similarity = yield from compare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from tambour.base import Base, load
 from tambour.config import Recipe, read_recipe, recipe_from
@@ -88,7 +89,7 @@ def drawing_recipe(style: Style, options: ApplyOptions) -> Recipe:
     return replace(recipe, sampling=sampling)
 
 
-def style_recipe(style: Style, recipe: object) -> Recipe:
+def style_recipe(style: Style, recipe: Recipe | str | Path | None) -> Recipe:
     """The recipe that is given, by name or file or as it is; None: the style's own."""
     if recipe is None:
         return recipe_from(dict(style.recipe))
@@ -115,7 +116,7 @@ def preflight(style: Style, options: ApplyOptions, designs: int) -> Plan:
 
 
 def load_for(
-    style: Style, base: Base | str | None, recipe: Recipe, controlnets: tuple[str, ...], plan: Plan | None
+    style: Style, base: Base | str | Path | None, recipe: Recipe, controlnets: tuple[str, ...], plan: Plan | None
 ) -> Base:
     """The base of a style, or the one given by name or loaded.
 

@@ -136,12 +136,17 @@ def embroider(base: Base, designs: Sequence[Design], how: Embroidering) -> Itera
                     scores = score(image, statistics, canvas.mean_colours, (canvas.inside, None), how.recipe.flat)
                     place = _place(one, len(designs), how.samples)
                     yield progress.record(f"{place}: {scores.total:.2f}", vars(scores))
-                if best is None or one.number == 0 or scores.total > best.scores.total:
+                if best is None or one.number == 0 or _total(scores) > _total(best.scores):
                     best = Result(image, scores, how.seed + one.number, one.design.index, guide.name)
                 if one.number == how.samples - 1:
                     if how.transparent:
                         best.image.putalpha(canvas.design.getchannel("A"))
                     yield replace(best, image=best.image.crop(one.design.crop_box))
+
+
+def _total(scores: Scores | None) -> float:
+    """What samples are ranked by."""
+    return 0.0 if scores is None else scores.total
 
 
 def open_design(designs: Sequence[Design], index: int, size: int, transparent: bool) -> Image.Image:
@@ -153,7 +158,7 @@ def open_design(designs: Sequence[Design], index: int, size: int, transparent: b
     design = designs[index]
     image = design if isinstance(design, Image.Image) else open_image(design, size)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if transparent and (image.mode == "RGB" or image.getextrema()[3][0] == 255):
+    if transparent and (image.mode == "RGB" or image.getchannel("A").getextrema()[0] == 255):
         name = f"design {index + 1}" if isinstance(design, Image.Image) else str(design)
         raise InputError(
             f"{name} has no transparent parts to keep.", "Give a PNG or SVG with transparency, or omit --transparent."
@@ -166,11 +171,13 @@ def _prepare_all(
 ) -> Iterator[Progress | _Sample]:
     """Every picture to be drawn, in its order; and how far laying out its start is."""
     relief = Relief.of_bytes(how.style.relief) if how.style.relief else None
-    open_work = relief is not None and relief.cover < OPEN and how.recipe.sampling.guide != "none"
+    cover = 1.0
+    if relief is not None and relief.cover < OPEN and how.recipe.sampling.guide != "none":
+        cover = relief.cover
     for index in range(len(designs)):
         picture = open_design(designs, index, how.size, how.transparent)
         design, crop_box = pad(fit(picture, how.size), engine.base.pixel_multiple)
-        canvas = _canvas(design, how.style, how.recipe, relief.cover if open_work else 1.0)
+        canvas = _canvas(design, how.style, how.recipe, cover)
         place = f"design {index + 1} of {len(designs)}, laying out its stitches"
         start = yield from progress.through(guide.start(canvas, how.seed), place)
         kernel = tile_kernel(how.recipe.sampling, engine.base, canvas.flat.size, how.size)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tambour.style import Style
     from tambour.workflows.embroider import Result
 
-    Watch = Callable[[Progress | Result], object]
+    Watch = Callable[[Progress], object]
 
 PLAN, MOVING = "plan.json", "moving"
 
@@ -129,8 +129,8 @@ def learn_style(
     from tambour.workflows.learn import learn
 
     if output is None:
-        with tempfile.TemporaryDirectory(prefix="tambour-") as folder:
-            return finished(learn(photo, options, work=folder), watch)
+        with tempfile.TemporaryDirectory(prefix="tambour-") as temporary:
+            return finished(learn(photo, options, work=temporary), watch)
     output = Path(output)
     folder = check_learning(output, options, overwrite)
     style = finished(learn(photo, options, work=folder, overwrite=overwrite), watch)

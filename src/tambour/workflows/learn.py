@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,9 @@ from tambour.workflows.request import load_base, preflight, resolve
 from tambour.workflows.session import Reference, Session, choose_blocks, describe_design, encode_reference
 
 
-def learn(photo: str | Path, options: LearnOptions, *, work: str | Path, overwrite: bool = False) -> Iterator[Progress]:
+def learn(
+    photo: str | Path, options: LearnOptions, *, work: str | Path, overwrite: bool = False
+) -> Generator[Progress, None, Style]:
     """Learn the style of one embroidery photo (method, sections 1 to 5).
 
     Args:
@@ -69,7 +71,7 @@ def learn(photo: str | Path, options: LearnOptions, *, work: str | Path, overwri
     named = options.blocks if options.blocks is not None else recipe.analysis.blocks or None
     named = None if named is None else check_blocks(named, base.attention_blocks)
     claim(work, request.identity() | {"fingerprint": base.fingerprint}, overwrite)
-    report, clock = options.report and Report(options.report), Clock()
+    report, clock = Report(options.report) if options.report is not None else None, Clock()
 
     # -- 1. the pair: photo and flat design, encoded, and the same in other colours
     pair = yield from prepare(photo, request.design, recipe, base, folder=work / "pair")
@@ -112,7 +114,7 @@ def learn(photo: str | Path, options: LearnOptions, *, work: str | Path, overwri
     return style
 
 
-def analyse(photo: str | Path, options: LearnOptions) -> Iterator[Progress]:
+def analyse(photo: str | Path, options: LearnOptions) -> Generator[Progress, None, BlockChoice]:
     """Which blocks of a base see the embroidery (method, section 2); arguments and faults as for `learn`.
 
     Yields progress. Returns a `BlockChoice`.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tambour.config import Recipe
 
 SIZES = (64, 4096)  # longer side of a result, px
-O = TypeVar("O")  # noqa: E741 (an option class)
+O = TypeVar("O", "LearnOptions", "ApplyOptions", "ImagineOptions")  # noqa: E741
 
 
 def option(default: Any, help: str, *, flag: str = "", text: Callable[[str], Any] | None = None) -> Any:

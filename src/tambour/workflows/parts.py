@@ -89,7 +89,7 @@ def choose_stitch(
             raise InputError(f"A stitch has no {name!r}.", f"Allowed: {', '.join(kinds)}.")
         if not isinstance(value, kinds[name]):
             raise InputError(f"A stitch's {name} cannot be {value!r}.", f"It must be a {kinds[name].__name__}.")
-    return replace(chosen, **parameters)
+    return replace(chosen, **parameters)  # type: ignore[arg-type]
 
 
 def _picture(source: Picture, size: int | None = None) -> Image.Image:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tambour.base import Base, load
-from tambour.config import Recipe, on_edges, recipe_values, resolve_recipe
+from tambour.config import DesignKind, Recipe, on_edges, recipe_values, resolve_recipe
 from tambour.drawing.conditions import controlnet_scales
 from tambour.errors import BaseModelError, InputError
 from tambour.imaging.files import open_image
@@ -52,7 +53,7 @@ def resolve(photo: str | Path, options: LearnOptions) -> Request:
     base = options.base.name if isinstance(options.base, Base) else str(options.base)
     recipe, design = resolve_recipe(options.recipe, base), options.design
     if str(design) in EDGE_MAPS:
-        recipe, design = on_edges(recipe, str(design)), None
+        recipe, design = on_edges(recipe, typing.cast(DesignKind, str(design))), None
     if options.stitch is not None:
         default_stitch(options.stitch)
         if recipe.sampling.guide == "photo":  # who knows the stitch has no need of copies of it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def describe_design(base: Base, pair: Pair, describe: str | None, recipe: Recipe
 
 def choose_blocks(
     base: Base, recipe: Recipe, pair: EncodedPair, named: Sequence[str] | None, kept_at: Path | None
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, BlockChoice]:
     """Block similarities of the reference, at its fullest window, and the choice. Returns a `BlockChoice`.
 
     Args:
@@ -120,15 +120,19 @@ class Session:
     def train(self, name: str, steps: Sequence[Step], stage: Stage | StageTwo, rows: int) -> Iterator[Progress]:
         """Train one stage, `rows` crops a pass; at half time and at the end a sample is drawn for the report."""
         file = name.replace(" ", "-")
-        settings = dict(
-            seed=self.seed,
-            checkpoint=self.work / f"{file}.safetensors",
-            every_seconds=self.recipe.training.checkpoint_seconds,
-            curves=self.losses[name],
-        )
         alone = unet_alone(self.base, self.recipe.training_controlnet)
         with few_threads(self.base, self.reference.pair.window, rows), alone as everything:
-            for record in train(name, self.adapter, steps, stage, **settings):
+            records = train(
+                name,
+                self.adapter,
+                steps,
+                stage,
+                seed=self.seed,
+                checkpoint=self.work / f"{file}.safetensors",
+                every_seconds=self.recipe.training.checkpoint_seconds,
+                curves=self.losses[name],
+            )
+            for record in records:
                 yield record
                 if self.report and record.step in (stage.iterations // 2, stage.iterations):
                     with everything():
@@ -143,15 +147,17 @@ class Session:
         with style_only(self.adapter):
             return from_designs(self.base, self.recipe, ["design"], [flat], [generator(self.seed, "sample")])[0]
 
-    def complementary_pairs(self, batch: int) -> Iterator[Progress]:
+    def complementary_pairs(self, batch: int) -> Generator[Progress, None, list[EncodedPair]]:
         """Generate pairs with the stage-one LoRA, filter and encode them. Returns a list of `EncodedPair`."""
         base, recipe, pair = self.base, self.recipe, self.reference.pair
         if not recipe.complement.count:
             self.clock.lap("complement")
             return [pair]
         with few_threads(base, pair.window):
-            settings = dict(seed=self.seed, folder=self.work / "complement", batch=batch)
-            candidates = yield from generate(base, recipe, pair.window, self.reference.fabric, **settings)
+            folder, fabric = self.work / "complement", self.reference.fabric
+            candidates = yield from generate(
+                base, recipe, pair.window, fabric, seed=self.seed, folder=folder, batch=batch
+            )
             window = crop(base, pair, pair.places[:1])
             with base_only(self.adapter.unet):
                 latents = (window.design, window.embroidery)
