@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 READABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".svg", ".svgz")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+STITCHES = sorted(path.stem for path in Path(__file__).parents[1].glob("stitch/families/[a-z]*.py"))  # read, not loaded
 
 app = typer.Typer(
     help="Show any embroidery before it is made: learn a look from one photo, apply it to any design.",
@@ -299,11 +300,7 @@ def stitch(
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.", show_default=False)],
     family: Annotated[
         str | None,
-        typer.Option(
-            "--as",
-            help="satin, tatami, cross, chain, running, knot, chenille, sequin, seed, bead, longshort, cord, sashiko "
-            "or stem.",
-        ),
+        typer.Option("--as", help=f"{', '.join(STITCHES[:-1])} or {STITCHES[-1]}."),
     ] = None,
     like: Annotated[Path | None, typer.Option("--like", help="Photo whose stitch is fitted.")] = None,
     parameters: Annotated[
