@@ -24,7 +24,8 @@ import sys, tambour
 from dataclasses import replace
 from tambour.config import read_recipe
 recipe = read_recipe("mini")
-recipe = replace(recipe, stage_one=replace(recipe.stage_one, iterations=2), training=replace(recipe.training, palettes=0))
+one, training = replace(recipe.stage_one, iterations=2), replace(recipe.training, palettes=0)
+recipe = replace(recipe, stage_one=one, training=training)
 style = tambour.learn(sys.argv[1], sys.argv[2], recipe=recipe)
 tambour.apply(style, [sys.argv[3]], size=128)[0].image.save(sys.argv[4])
 """

@@ -172,9 +172,7 @@ def _compose(rng: np.random.Generator, art: list[Art]) -> tuple[Image.Image, str
     return canvas, f"{colour} {piece.name}" if named else piece.name
 
 
-WORDS = {"satin": "satin stitch", "tatami": "tatami stitch", "cross": "cross stitch", "running": "running stitch",
-         "knot": "french knots", "chenille": "chenille", "seed": "seed stitch", "bead": "beads",
-         "longshort": "long and short stitch", "stem": "stem stitch"}  # fmt: skip
+WORDS = {name: FAMILIES[name].words.plain for name in TRAINED_FAMILIES}
 
 
 def stitch_words(stitch: Stitch, fabric: Fabric, px_per_mm: float) -> str:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tambour.progress import Progress
     from tambour.workflows.embroider import Result
 
+# names alone, so that nothing is loaded for a help text
+STITCHES = sorted(path.stem for path in Path(__file__).parents[1].glob("stitch/families/[a-z]*.py"))
+
 app = typer.Typer(
     help="Show any embroidery before it is made: learn a look from one photo, apply it to any design.",
     add_completion=False,
@@ -255,11 +258,7 @@ def stitch(
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.", show_default=False)],
     family: Annotated[
         str | None,
-        typer.Option(
-            "--as",
-            help="satin, tatami, cross, chain, running, knot, chenille, sequin, seed, bead, longshort, cord, sashiko "
-            "or stem.",
-        ),
+        typer.Option("--as", help=f"{', '.join(STITCHES[:-1])} or {STITCHES[-1]}."),
     ] = None,
     like: Annotated[Path | None, typer.Option("--like", help="Photo whose stitch is fitted.")] = None,
     parameters: Annotated[

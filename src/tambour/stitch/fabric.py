@@ -14,13 +14,15 @@ def fabric_surface(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Relief in px and tone (a factor about 1), both (H, W) float32."""
     height, width = shape
-    tone = cloud(shape, rng, max(48.0, 4 * px_per_mm)) * np.float32(0.006) + 1
+    tone = smooth_noise(shape, rng, max(48.0, 4 * px_per_mm)) * np.float32(0.006) + 1
     pitch = max(fabric.pitch * px_per_mm, 2.0)
     fade = np.float32(fabric.contrast * np.clip((pitch - 2) / 3, 0, 1))
     if fabric.kind == "plain" or fade == 0:
         return np.zeros(shape, np.float32), tone
     if fabric.kind == "felt":
-        fluff = cloud(shape, rng, max(1.6, 0.12 * px_per_mm)) + cloud(shape, rng, max(4.0, 0.4 * px_per_mm))
+        fluff = smooth_noise(shape, rng, max(1.6, 0.12 * px_per_mm)) + smooth_noise(
+            shape, rng, max(4.0, 0.4 * px_per_mm)
+        )
         return fluff * np.float32(0.12 * fabric.contrast), tone + fluff * np.float32(0.012 * fabric.contrast)
     if fabric.kind in ("satin", "velvet"):
         return _sheen(fabric, shape, px_per_mm, rng, tone)
@@ -53,13 +55,15 @@ def fabric_surface(
 def _sheen(fabric: Fabric, shape, px_per_mm: float, rng: np.random.Generator, tone) -> tuple[np.ndarray, np.ndarray]:
     """Satin: fine floats along the picture under broad soft light. Velvet: a nap that lies this way and that."""
     if fabric.kind == "satin":
-        light = cloud(shape, rng, 5 * px_per_mm) * np.float32(0.05)
-        floats = cloud(shape, rng, max(1.6, fabric.pitch * px_per_mm), stretch=12)
+        light = smooth_noise(shape, rng, 5 * px_per_mm) * np.float32(0.05)
+        floats = smooth_noise(shape, rng, max(1.6, fabric.pitch * px_per_mm), stretch=12)
         return floats * np.float32(0.1 * fabric.contrast), tone * (
             1 + fabric.contrast * (light + np.float32(0.03) * floats)
         )
-    nap = cloud(shape, rng, 3 * px_per_mm) + np.float32(0.6) * cloud(shape, rng, 0.9 * px_per_mm, stretch=2)
-    pile = cloud(shape, rng, max(1.6, 0.1 * px_per_mm))
+    nap = smooth_noise(shape, rng, 3 * px_per_mm) + np.float32(0.6) * smooth_noise(
+        shape, rng, 0.9 * px_per_mm, stretch=2
+    )
+    pile = smooth_noise(shape, rng, max(1.6, 0.1 * px_per_mm))
     shade = np.float32(0.07) * nap + np.float32(0.03) * pile
     return pile * np.float32(0.18 * fabric.contrast), tone * (1 + np.float32(fabric.contrast) * shade)
 
@@ -102,12 +106,12 @@ def pucker(labels: np.ndarray, amount: float, px_per_mm: float, rng: np.random.G
     if not bare.any() or bare.all():
         return np.zeros(labels.shape, np.float32)
     away, nearest = nearest_known(~bare)
-    waves = cloud(labels.shape, rng, 1.4 * px_per_mm)
+    waves = smooth_noise(labels.shape, rng, 1.4 * px_per_mm)
     folds = cv2.GaussianBlur(waves.take(nearest), (0, 0), max(0.25 * px_per_mm, 1.0))
     return folds * np.exp(away * np.float32(-1 / (3.0 * px_per_mm))) * bare * np.float32(0.32 * amount * px_per_mm)
 
 
-def cloud(shape: tuple[int, int], rng: np.random.Generator, size: float, stretch: float = 1.0) -> np.ndarray:
+def smooth_noise(shape: tuple[int, int], rng: np.random.Generator, size: float, stretch: float = 1.0) -> np.ndarray:
     """Smooth random field of unit deviation whose blobs are `size` px, `stretch` times as wide as high."""
     rows, columns = int(shape[0] / size) + 3, int(shape[1] / (size * stretch)) + 3
     coarse = rng.standard_normal((rows, columns)).astype(np.float32)

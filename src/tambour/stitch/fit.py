@@ -19,25 +19,15 @@ from PIL import Image
 from tambour.errors import InputError
 from tambour.imaging.orientation import coherence, structure_tensor
 from tambour.imaging.texture import dominant_period, texture_distance, texture_statistics
-from tambour.stitch.parameters import FAMILIES, RANGES, Fabric, Stitch, default_stitch
+from tambour.stitch.families import FAMILIES
+from tambour.stitch.parameters import RANGES, Fabric, Stitch, default_stitch
 from tambour.stitch.render import render
 
 ATLAS = Path(__file__).with_name("atlas.npy")  # written by `python -m tambour.stitch.fit`
 PATCH = 192  # px, side of a rendered patch
 WINDOW = 192  # px, side of the windows that are read from the photo
 SCALE = 20.0  # px a mm of the patches
-WIDTHS = (3.5, 5.5, 8.5, 13.0, 20.0)  # px, thread widths of the atlas
-_PROPORTIONS = {"satin": (28.0,), "cross": (3.1,), "knot": (2.6, 3.4), "sequin": (4.5, 6.0), "chenille": (1.3, 1.8),
-                "bead": (0.9, 2.4), "longshort": (10.0,), "cord": (2.6, 3.8), "sashiko": (2.8, 3.6),
-                "stem": (6.0, 8.0)}  # fmt: skip
-_SHAPED = {"chain": "contour", "chenille": "contour", "bead": "contour", "cord": "contour", "stem": "contour"}
-_SCALES = {"chenille": 1.6, "knot": 0.7, "sequin": 0.7, "bead": 2.2, "cord": 1.6, "seed": 0.8}  # of the widths
-_GRIDS = ("cross", "knot", "sequin", "seed", "sashiko")  # worked on a grid whatever the shape
-# Nearly all embroidery is filled with satin or tatami, so the others must fit better by this much.
-_RARITY = {"satin": 0.0, "tatami": 0.0, "cross": 0.08, "chain": 0.12, "running": 0.1, "knot": 0.05, "chenille": 0.14,
-           "sequin": 0.2, "seed": 0.2, "bead": 0.2, "longshort": 0.2, "cord": 0.2, "sashiko": 0.2,
-           "stem": 0.2}  # fmt: skip
-_UNNAMED = ("satin", "tatami", "cross", "chain", "running", "knot", "chenille", "sequin")  # chosen without being named
+WIDTHS = (3.5, 5.5, 8.5, 13.0, 20.0)  # px, thread widths of the atlas, for a family of scale 1
 _STEPS = {"thread_width": 0.22, "stitch_length": 0.2, "density": 0.08, "relief": 0.25, "twist": 0.25, "sheen": 0.25,
           "pile": 0.25}  # fmt: skip
 _LOGARITHMIC = ("thread_width", "stitch_length")
@@ -70,25 +60,25 @@ def fit_stitch(
     if family is not None:
         default_stitch(family)
     mask = np.ones(pixels.shape[:2], bool) if mask is None or not np.any(mask) else np.asarray(mask, bool)
-    target = _read(pixels, mask)
+    target = _photo_statistics(pixels, mask)
     period, across = dominant_period(pixels, mask)
-    leaders = _leaders(target, (family,) if family else _possible(pixels, mask))
-    leaders = dict.fromkeys(leaders + [_with_pitch(stitch, period, 1.5) for stitch in leaders])  # without repeats
+    nearest = _nearest_stitches(target, (family,) if family else _eligible_families(pixels, mask))
+    starts = dict.fromkeys(nearest + [_with_row_period(stitch, period, 1.5) for stitch in nearest])  # without repeats
     rough: dict[str, tuple[Stitch, float]] = {}
-    for stitch in leaders:
+    for stitch in starts:
         found = _refine(stitch, target, _LOGARITHMIC, 2)
         if stitch.family not in rough or found[1] < rough[stitch.family][1]:
             rough[stitch.family] = found
     best = sorted(rough.values(), key=lambda found: found[1])[:3]
     stitch, _ = min((_refine(stitch, target, tuple(_STEPS), 2) for stitch, _ in best), key=lambda found: found[1])
-    stitch = _with_pitch(stitch, period, 1.4)
-    angle, field = _direction(pixels, mask, stitch, across if period else None)
+    stitch = _with_row_period(stitch, period, 1.4)
+    angle, field = _read_direction(pixels, mask, stitch, across if period else None)
     ratio = SCALE / px_per_mm
     lengths = {name: float(np.clip(getattr(stitch, name) * ratio, *RANGES[name])) for name in _LOGARITHMIC}
     return replace(stitch, angle=angle, angle_field=field, **lengths)
 
 
-def _read(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _photo_statistics(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Mean texture statistics (D,) of up to four well covered windows of the photo."""
     side = min(WINDOW, *pixels.shape[:2])
     cover = cv2.boxFilter(mask.astype(np.float32), -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
@@ -105,7 +95,7 @@ def _read(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _sampler() -> Image.Image:
+def _shapes() -> Image.Image:
     """A patch with a disc, a ring and two bars: what outlines and colour borders do to a texture."""
     pixels = np.full((PATCH, PATCH, 3), (70, 120, 170), np.uint8)
     unit = PATCH / 8
@@ -121,7 +111,7 @@ def _sampler() -> Image.Image:
 def _patch_statistics(stitch: Stitch) -> np.ndarray:
     """Texture statistics (D,) of a patch in `stitch`: plain for a constant angle, with shapes for the other fields."""
     plain = stitch.angle_field == "constant"
-    design = Image.new("RGB", (PATCH, PATCH), (150, 120, 110)) if plain else _sampler()
+    design = Image.new("RGB", (PATCH, PATCH), (150, 120, 110)) if plain else _shapes()
     patch = render(design, stitch, Fabric("plain"), px_per_mm=SCALE, background="stitch")
     return texture_statistics(np.asarray(patch.image))
 
@@ -129,14 +119,14 @@ def _patch_statistics(stitch: Stitch) -> np.ndarray:
 def _atlas_stitches() -> tuple[Stitch, ...]:
     """Every family at several thread widths and proportions."""
     stitches = []
-    for family, width, field in product(FAMILIES, WIDTHS, ("constant", "shaped")):
-        if field == "shaped" and family in _GRIDS:
+    for family, width, shaped in product(FAMILIES.values(), WIDTHS, (False, True)):
+        field = family.fit.shaped_field if shaped else "constant"
+        if field is None:
             continue
-        width = width / SCALE * _SCALES.get(family, 1.0)
-        field = _SHAPED.get(family, "axis") if field == "shaped" else field
-        typical = replace(default_stitch(family), angle_field=field, angle=30.0 if field == "constant" else 0.0)
-        for proportion in _PROPORTIONS.get(family, (3.4, 5.5)):
-            length = min(width * proportion, RANGES["stitch_length"][1])
+        width = width / SCALE * family.fit.width_scale
+        typical = replace(default_stitch(family.name), angle_field=field, angle=0.0 if shaped else 30.0)
+        for ratio in family.fit.ratios:
+            length = min(width * ratio, RANGES["stitch_length"][1])
             stitches.append(replace(typical, thread_width=width, stitch_length=length))
     return tuple(stitches)
 
@@ -158,7 +148,7 @@ def _atlas() -> tuple[tuple[Stitch, ...], np.ndarray]:
     return stitches, make_atlas()
 
 
-def _possible(pixels: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
+def _eligible_families(pixels: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
     """Families that fit how parallel the threads are, in windows of some threads: the one measure on which photos and
     renderings agree. Below 0.34 it is a pattern of points and crosses, above 0.42 of threads side by side."""
     light = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2LAB)[..., 0].astype(np.float32)
@@ -170,23 +160,23 @@ def _possible(pixels: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
         tensor = structure_tensor(fine, inside, sigma=10)
         weight = np.sqrt(tensor[..., 2]) * inside
         parallel = max(parallel, float((coherence(tensor) * weight).sum() / (weight.sum() + 1e-6)))
-    points = ("cross", "knot", "sequin")
-    return tuple(f for f in _UNNAMED if not (parallel > 0.42 if f in points else parallel < 0.34))
+    textures = {texture for texture, fits in (("points", parallel <= 0.42), ("threads", parallel >= 0.34)) if fits}
+    return tuple(family.name for family in FAMILIES.values() if family.fit.chosen_on in textures)
 
 
-def _leaders(target: np.ndarray, families: tuple[str, ...]) -> list[Stitch]:
+def _nearest_stitches(target: np.ndarray, families: tuple[str, ...]) -> list[Stitch]:
     """The atlas' nearest stitch of each of the families."""
     stitches, statistics = _atlas()
-    leaders: dict[str, Stitch] = {}
+    nearest: dict[str, Stitch] = {}
     for index in np.abs(statistics - target).sum(1).argsort():
         if stitches[index].family in families:
-            leaders.setdefault(stitches[index].family, stitches[index])
-    return list(leaders.values())
+            nearest.setdefault(stitches[index].family, stitches[index])
+    return list(nearest.values())
 
 
 def _misfit(stitch: Stitch, target: np.ndarray) -> float:
     """Texture distance, plus how much better than the usual families a rare one has to be."""
-    return texture_distance(_patch_statistics(stitch), target) + _RARITY[stitch.family]
+    return texture_distance(_patch_statistics(stitch), target) + FAMILIES[stitch.family].fit.rarity
 
 
 def _refine(stitch: Stitch, target: np.ndarray, names: tuple[str, ...], rounds: int) -> tuple[Stitch, float]:
@@ -210,14 +200,14 @@ def _refine(stitch: Stitch, target: np.ndarray, names: tuple[str, ...], rounds: 
     return stitch, distance
 
 
-def _direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch, across: float | None) -> tuple[float, str]:
+def _read_direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch, across: float | None) -> tuple[float, str]:
     """Thread angle in degrees and angle field. `across`: radians, the direction in which the texture repeats, or None.
 
     Threads that run one way over the whole photo (by the structure tensor) give "constant", with the angle across
-    which the rows repeat; else each region had its own direction: "axis" for satin and tatami, "contour" for families
-    that are worked in rows along outlines.
+    which the rows repeat; else each region had its own direction: the one that its family has.
     """
-    if stitch.family in ("cross", "knot", "seed"):
+    direction = FAMILIES[stitch.family].fit.direction
+    if direction == "none":
         return 0.0, "constant"
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine = cv2.GaussianBlur(grey, (0, 0), max(0.8, 0.15 * stitch.thread_width * SCALE))
@@ -226,17 +216,17 @@ def _direction(pixels: np.ndarray, mask: np.ndarray, stitch: Stitch, across: flo
     power = tensor[..., 2]
     weight = np.minimum(1, 4 * float(np.median(power)) / np.maximum(power, 1e-3)) * inside  # borders count no more
     cosine, sine, energy = (float((weight * tensor[..., part]).sum()) for part in range(3))
-    if stitch.family != "sequin" and np.hypot(cosine, sine) / max(energy, 1e-6) < 0.25:
-        return (0.0, "axis") if stitch.family in ("satin", "tatami", "longshort") else (0.0, "contour")
+    if direction != "constant" and np.hypot(cosine, sine) / max(energy, 1e-6) < 0.25:
+        return 0.0, direction
     if across is None:
         across = 0.5 * np.arctan2(sine, cosine)
     return float((np.degrees(across) + 180) % 180 - 90), "constant"
 
 
-def _with_pitch(stitch: Stitch, period: float, most: float) -> Stitch:
+def _with_row_period(stitch: Stitch, period: float, most: float) -> Stitch:
     """The thread width at which rows repeat every `period` px, if that is within a factor `most` of what it was."""
     ratio = period * stitch.density / (stitch.thread_width * SCALE)
-    if stitch.family not in ("satin", "tatami", "running", "chenille") or not 1 / most < ratio < most:
+    if not FAMILIES[stitch.family].fit.rows_repeat or not 1 / most < ratio < most:
         return stitch
     return replace(stitch, thread_width=float(np.clip(stitch.thread_width * ratio, *RANGES["thread_width"])))
 

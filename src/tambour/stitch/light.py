@@ -20,8 +20,8 @@ class Surface:
     """What the light needs, all (H, W) float32.
 
     height: px above the cloth; tx, ty: unit fibre tangent; tint: brightness factor of the thread; tone: of the cloth;
-    cover: 0 cloth to 1 thread; fibre, shine: strength of the fibre's and of the mirror's highlight; swing: -1 to 1
-    where along its colours a variegated thread is.
+    cover: 0 cloth to 1 thread; fibre, shine: strength of the fibre's and of the mirror's highlight;
+    colour_phase: -1 to 1, where along its colours a variegated thread is.
     """
 
     height: np.ndarray
@@ -32,23 +32,23 @@ class Surface:
     cover: np.ndarray
     fibre: np.ndarray
     shine: np.ndarray
-    swing: np.ndarray
+    colour_phase: np.ndarray
 
 
 @dataclass(frozen=True)
-class Inks:
+class RegionColours:
     """Colours by region label, (R + 1, 3) float32 in [0, 1], row 0 the bare fabric.
 
-    thread: of the threads; ground: of the cloth between them, which open stitches give part of the thread's colour so
-    that regions keep the design's; swing: factor added to a variegated thread at the end of its colours.
+    thread: of the threads; cloth: of the cloth between them, which open stitches give part of the thread's colour so
+    that regions keep the design's; variegation: factor added to a variegated thread at the end of its colours.
     """
 
     thread: np.ndarray
-    ground: np.ndarray
-    swing: np.ndarray
+    cloth: np.ndarray
+    variegation: np.ndarray
 
 
-def illuminate(surface: Surface, labels: np.ndarray, inks: Inks, lights: Sequence[Light]) -> np.ndarray:
+def illuminate(surface: Surface, labels: np.ndarray, colours: RegionColours, lights: Sequence[Light]) -> np.ndarray:
     """Shade the surface: Lambert, fibre highlight after Kajiya and Kay, mirror highlight, crevices and cast shadows.
 
     Args:
@@ -62,7 +62,7 @@ def illuminate(surface: Surface, labels: np.ndarray, inks: Inks, lights: Sequenc
     shadows = [_cast_shadow(height, light) for light in lights]
     sigma = _crevice_width(height, labels)
     around = cv2.GaussianBlur(height, (0, 0), sigma)
-    glossy, varied = bool(surface.shine.any()), bool(surface.swing.any())
+    glossy, varied = bool(surface.shine.any()), bool(surface.colour_phase.any())
     image = np.empty((*height.shape, 3), np.float32)
     rows = max(1, STRIP // height.shape[1])
     strips = [np.s_[top : top + rows] for top in range(0, height.shape[0], rows)]
@@ -70,15 +70,13 @@ def illuminate(surface: Surface, labels: np.ndarray, inks: Inks, lights: Sequenc
         part = Surface(*(getattr(surface, name)[strip] for name in Surface.__dataclass_fields__))
         lamps = [(light, shadow[strip]) for light, shadow in zip(lights, shadows, strict=True)]
         shade, spec = _shade(part, gx[strip], gy[strip], around[strip], lamps, sigma, glossy)
-        image[strip] = _paint(part, labels[strip], inks, shade, spec, varied)
+        image[strip] = _paint(part, labels[strip], colours, shade, spec, varied)
     for _ in range(2):
-        gains = _gains(image, labels, inks, surface.cover)
+        gains = _gains(image, labels, colours, surface.cover)
         for strip in strips:
             lit = image[strip]
             lit *= gains.take(labels[strip], 0)
-            over = np.maximum(
-                lit - KNEE, 0
-            )  # highlights approach white without reaching it: bright thread keeps its shading
+            over = np.maximum(lit - KNEE, 0)  # highlights approach white without reaching it
             np.minimum(lit, KNEE, out=lit)
             lit += over / (1 + over * np.float32(0.7 / (1 - KNEE)))
     return cv2.convertScaleAbs(image, alpha=255)
@@ -133,31 +131,34 @@ def _shade(
     return (ambient + shade) * open_sky, spec
 
 
-def _paint(part: Surface, labels, inks: Inks, shade: np.ndarray, spec: np.ndarray, varied: bool) -> np.ndarray:
+def _paint(
+    part: Surface, labels: np.ndarray, colours: RegionColours, shade: np.ndarray, spec: np.ndarray, varied: bool
+) -> np.ndarray:
     """(h, W, 3) lit colours of one strip."""
-    ground = inks.ground.take(labels, 0)
-    ground *= part.tone[..., None]
-    thread = inks.thread.take(labels, 0)
+    cloth = colours.cloth.take(labels, 0)
+    cloth *= part.tone[..., None]
+    thread = colours.thread.take(labels, 0)
     thread *= part.tint[..., None]
     if varied:
-        thread *= 1 + part.swing[..., None] * inks.swing.take(labels, 0)
+        thread *= 1 + part.colour_phase[..., None] * colours.variegation.take(labels, 0)
     glow = (thread * np.float32(0.7) + np.float32(0.3)) * spec[..., None]
-    thread -= ground
+    thread -= cloth
     thread *= part.cover[..., None]
-    thread += ground
+    thread += cloth
     thread *= shade[..., None]
     thread += glow
     return thread
 
 
-def _gains(image: np.ndarray, labels: np.ndarray, inks: Inks, cover: np.ndarray) -> np.ndarray:
+def _gains(image: np.ndarray, labels: np.ndarray, colours: RegionColours, cover: np.ndarray) -> np.ndarray:
     """(R + 1, 3) factors that bring each region's mean back to its colour; measured on every other pixel when large."""
     stride = 2 if labels.size > 400_000 else 1
     image, labels, cover = (a[::stride, ::stride] for a in (image, labels, cover))
     flat, weight = labels.ravel(), np.where(labels > 0, cover, 1).ravel()
-    colours, count = inks.thread, len(inks.thread)
+    count = len(colours.thread)
     total = np.maximum(np.bincount(flat, weights=weight, minlength=count), 1)
-    target = colours * np.minimum(1, BRIGHTEST / np.maximum(colours.max(1, keepdims=True), 0.01))
-    target[0] = inks.ground[0]
+    brightest = np.maximum(colours.thread.max(1, keepdims=True), 0.01)
+    target = colours.thread * np.minimum(1, BRIGHTEST / brightest)
+    target[0] = colours.cloth[0]
     means = [np.bincount(flat, weights=weight * image[..., c].ravel(), minlength=count) / total for c in range(3)]
     return np.clip((target + 0.01) / (np.stack(means, 1) + 0.01), 0.7, 1.2).astype(np.float32)

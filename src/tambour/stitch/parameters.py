@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from tambour.errors import InputError
+from tambour.stitch.families import FAMILIES
+from tambour.stitch.family import AngleField, Family
 
-FAMILIES: tuple[str, ...] = ("satin", "tatami", "cross", "chain", "running", "knot", "chenille", "sequin",
-                             "seed", "bead", "longshort", "cord", "sashiko", "stem")  # fmt: skip
-ANGLE_FIELDS: tuple[str, ...] = ("constant", "axis", "contour")
+ANGLE_FIELDS: tuple[str, ...] = get_args(AngleField)
 FABRICS: tuple[str, ...] = ("weave", "twill", "felt", "aida", "plain", "satin", "jersey", "terry", "velvet")
 
 # Allowed range of every number of a stitch.
@@ -42,12 +43,8 @@ class Stitch:
 
     Attributes:
         family: one of `FAMILIES`.
-        thread_width: mm; for knot and sequin the width of the thread that makes them, their size is `stitch_length`;
-            bead: diameter of the beads; cord, chenille: width of the cord.
-        stitch_length: mm; satin: where long threads are split; cross: side of a cell; chain: a loop;
-            knot, sequin: diameter; chenille: distance of the loops along a cord is a quarter of it; bead: length along
-            the row (longer than wide: bugles); longshort: mean length, single stitches differ; cord: distance of the
-            stitches that hold it; sashiko: one stitch, a side of the grid.
+        thread_width: mm; of the thread, or of the cord or bead; the family's `draw` says which.
+        stitch_length: mm; of a stitch, a loop, a cell or a piece; the family's `draw` says which.
         density: threads a thread width; 1 touches, below 1 leaves gaps, above 1 overlaps.
         angle: degrees, direction of the threads (of the rows, of the grid).
         angle_field: "constant": `angle` everywhere; "axis": `angle` is counted from across each region's main axis;
@@ -79,8 +76,7 @@ class Stitch:
     unevenness: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise InputError(f"Stitch family {self.family!r} is not known.", f"Choose one of: {', '.join(FAMILIES)}.")
+        _family(self.family)
         if self.angle_field not in ANGLE_FIELDS:
             raise InputError(
                 f"Angle field {self.angle_field!r} is not known.", f"Choose one of: {', '.join(ANGLE_FIELDS)}."
@@ -139,93 +135,49 @@ class Light:
         return float(flat * np.cos(azimuth)), float(flat * np.sin(azimuth)), float(np.sin(elevation))
 
 
+def _family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise InputError(f"Stitch family {name!r} is not known.", f"Choose one of: {', '.join(FAMILIES)}.")
+    return FAMILIES[name]
+
+
 def default_stitch(family: str) -> Stitch:
     """A typical stitch of the family, as shown in the documentation."""
-    return Stitch(family=family, **_TYPICAL[family]) if family in FAMILIES else Stitch(family=family)
-
-
-_TYPICAL: dict[str, dict] = {
-    "satin": dict(thread_width=0.5, stitch_length=14.0, angle_field="axis", sheen=0.8, twist=0.3, pile=0.05),
-    "tatami": dict(thread_width=0.5, stitch_length=2.4, angle=20.0, sheen=0.5, twist=0.45),
-    "cross": dict(thread_width=0.42, stitch_length=1.3, sheen=0.25, twist=0.5),
-    "chain": dict(thread_width=0.38, stitch_length=1.4, angle_field="contour", sheen=0.4, twist=0.5),
-    "running": dict(thread_width=0.5, stitch_length=2.2, density=0.7, angle=0.0, sheen=0.3, twist=0.6),
-    "knot": dict(thread_width=0.3, stitch_length=0.95, sheen=0.35, twist=0.5),
-    "chenille": dict(thread_width=1.0, stitch_length=1.5, angle_field="contour", sheen=0.1, twist=0.2, pile=0.7),
-    "sequin": dict(thread_width=0.3, stitch_length=1.5, sheen=0.9, twist=0.2),
-    "seed": dict(thread_width=0.38, stitch_length=1.5, density=0.9, sheen=0.35, twist=0.6),
-    "bead": dict(thread_width=1.2, stitch_length=1.05, angle_field="contour", sheen=0.8, twist=0.0, pile=0.0),
-    "longshort": dict(
-        thread_width=0.45,
-        stitch_length=4.5,
-        angle=90.0,
-        angle_field="axis",
-        sheen=0.75,
-        twist=0.2,
-        pile=0.05,
-        colour_variation=0.4,
-    ),
-    "cord": dict(thread_width=0.85, stitch_length=2.6, angle_field="contour", sheen=0.85, twist=0.6, pile=0.0),
-    "sashiko": dict(thread_width=0.42, stitch_length=1.3, sheen=0.2, twist=0.6),
-    "stem": dict(thread_width=0.48, stitch_length=3.0, angle_field="contour", sheen=0.45, twist=0.5),
-}
-
-# Ranges from which training data is drawn: thread_width, stitch_length / thread_width, sheen, twist, pile, density.
-_DRAWS: dict[str, dict[str, tuple[float, float]]] = {
-    "satin": dict(thread_width=(0.36, 0.68), ratio=(18, 40), sheen=(0.5, 1.0), twist=(0.1, 0.6), pile=(0, 0.15)),
-    "tatami": dict(thread_width=(0.38, 0.66), ratio=(3.5, 7.5), sheen=(0.2, 0.8), twist=(0.2, 0.8), pile=(0, 0.3)),
-    "cross": dict(thread_width=(0.34, 0.54), ratio=(2.8, 3.4), sheen=(0.1, 0.5), twist=(0.2, 0.9), pile=(0, 0.4)),
-    "chain": dict(thread_width=(0.33, 0.44), ratio=(3.2, 4.4), sheen=(0.1, 0.6), twist=(0.3, 0.8), pile=(0, 0.3)),
-    "running": dict(thread_width=(0.42, 0.66), ratio=(3.2, 6.5), sheen=(0.1, 0.6), twist=(0.3, 0.9), pile=(0, 0.3)),
-    "knot": dict(thread_width=(0.26, 0.38), ratio=(2.6, 3.6), sheen=(0.15, 0.6), twist=(0.3, 0.8), pile=(0, 0.3)),
-    "chenille": dict(thread_width=(0.75, 1.3), ratio=(1.2, 1.9), sheen=(0.0, 0.2), twist=(0.0, 0.5), pile=(0.4, 1.0)),
-    "sequin": dict(thread_width=(0.25, 0.35), ratio=(4.0, 6.5), sheen=(0.6, 1.0), twist=(0.0, 0.5), pile=(0, 0.05)),
-    "seed": dict(thread_width=(0.34, 0.5), ratio=(2.9, 4.2), sheen=(0.1, 0.6), twist=(0.3, 0.9), pile=(0, 0.3)),
-    "bead": dict(thread_width=(0.9, 1.6), ratio=(0.8, 2.6), sheen=(0.5, 1.0), twist=(0.0, 0.1), pile=(0, 0.0)),
-    "longshort": dict(thread_width=(0.36, 0.6), ratio=(7.0, 13.0), sheen=(0.4, 1.0), twist=(0.1, 0.5), pile=(0, 0.15)),
-    "cord": dict(thread_width=(0.65, 1.1), ratio=(2.4, 4.2), sheen=(0.6, 1.0), twist=(0.3, 0.9), pile=(0, 0.05)),
-    "sashiko": dict(thread_width=(0.36, 0.52), ratio=(2.6, 3.8), sheen=(0.05, 0.4), twist=(0.3, 0.9), pile=(0, 0.3)),
-    "stem": dict(thread_width=(0.4, 0.62), ratio=(5.5, 9.0), sheen=(0.2, 0.7), twist=(0.3, 0.8), pile=(0, 0.25)),
-}
+    return Stitch(family=family, **_family(family).typical)
 
 
 def sample_stitch(rng: np.random.Generator, family: str) -> Stitch:
-    """Draw a plausible stitch of `family`; at 20 px a mm its threads are 7 to 14 px wide (cords of chenille wider)."""
-    if family not in FAMILIES:
-        raise InputError(f"Stitch family {family!r} is not known.", f"Choose one of: {', '.join(FAMILIES)}.")
-    draw = {name: float(rng.uniform(*span)) for name, span in _DRAWS[family].items()}
-    ratio = draw.pop("ratio")
-    fields = {"satin": ("axis", "axis", "constant"), "tatami": ("constant", "constant", "axis"),
-              "chain": ("contour", "contour", "constant"), "running": ("constant", "contour", "axis"),
-              "chenille": ("contour", "contour", "constant"), "sequin": ("constant",), "knot": ("constant", "contour"),
-              "cross": ("constant",), "seed": ("constant",), "bead": ("contour", "contour", "constant"),
-              "longshort": ("axis", "axis", "constant"), "cord": ("contour", "contour", "constant"),
-              "sashiko": ("constant",), "stem": ("contour", "contour", "constant")}[family]  # fmt: skip
-    field = str(rng.choice(fields))
-    if family == "bead" and ratio > 1.4:  # bugles do not bend
+    """Draw a plausible stitch of `family`; at 20 px a mm its threads are 7 to 14 px wide (cords and beads wider)."""
+    ranges = _family(family).ranges
+    thread_width, ratio, sheen, twist, pile = (
+        float(rng.uniform(*span))
+        for span in (ranges.thread_width, ranges.length_ratio, ranges.sheen, ranges.twist, ranges.pile)
+    )
+    field = str(rng.choice(ranges.angle_fields))
+    if ratio > ranges.straight_from:
         field = "axis"
     angle = float(rng.uniform(-90, 90)) if field == "constant" else float(rng.normal(0, 12))
-    if family in ("cross", "sashiko"):
+    if ranges.grid:
         angle = 0.0 if rng.random() < 0.8 else 45.0
-    if family == "longshort" and field == "axis":
-        angle += 90.0  # along the shape, as silk is shaded
-    density = {"running": (0.55, 0.85), "seed": (0.85, 1.1), "bead": (0.92, 1.02), "cord": (0.88, 1.02),
-               "sashiko": (0.85, 1.05)}.get(family, (0.92, 1.1))  # fmt: skip
-    thread = family not in ("bead", "sequin")
+    if field == "axis":
+        angle += ranges.axis_turn
     extras = {name: float(rng.uniform(0.1, most)) for name, chance, most, fits in (
-        ("variegation", 0.15, 0.9, True), ("metallic", 0.08, 1.0, thread and draw["pile"] < 0.3),
-        ("wear", 0.15, 0.6, thread), ("fuzz", 0.3, 0.6, thread), ("unevenness", 0.4, 0.6, True),
+        ("variegation", 0.15, 0.9, True), ("metallic", 0.08, 1.0, ranges.thread and pile < 0.3),
+        ("wear", 0.15, 0.6, ranges.thread), ("fuzz", 0.3, 0.6, ranges.thread), ("unevenness", 0.4, 0.6, True),
     ) if rng.random() < chance and fits}  # fmt: skip
     return Stitch(
         family=family,
-        stitch_length=draw["thread_width"] * ratio,
-        density=float(rng.uniform(*density)),
+        thread_width=thread_width,
+        stitch_length=thread_width * ratio,
+        density=float(rng.uniform(*ranges.density)),
         angle=angle,
         angle_field=field,
+        sheen=sheen,
+        twist=twist,
+        pile=pile,
         colour_variation=float(rng.uniform(0.1, 0.6)),
         relief=float(rng.uniform(0.6, 1.25)),
-        border=bool(family in ("satin", "tatami", "chenille") and rng.random() < 0.3),
-        **draw,
+        border=bool(ranges.bordered and rng.random() < 0.3),
         **extras,
     )
 
@@ -256,35 +208,31 @@ def sample_lights(rng: np.random.Generator) -> tuple[Light, ...]:
 
 def describe(stitch: Stitch) -> str:
     """The stitch in words, for captions: `"glossy satin stitch, fine thread, with border"`."""
-    width = stitch.thread_width / np.mean(_DRAWS[stitch.family]["thread_width"])
-    names = {
-        "knot": "french knots",
-        "chenille": "chenille embroidery",
-        "sequin": "sequins",
-        "tatami": "tatami fill stitch",
-        "bead": "bugle beads" if stitch.stitch_length > 1.7 * stitch.thread_width else "glass beads",
-        "longshort": "long and short stitch",
-        "cord": "couched metal cord",
-        "sashiko": "sashiko",
-    }
-    name = names.get(stitch.family, f"{stitch.family} stitch")
+    family = FAMILIES[stitch.family]
+    name = family.words.caption
+    if family.words.long_caption is not None:
+        ratio, long_name = family.words.long_caption
+        name = long_name if stitch.stitch_length > ratio * stitch.thread_width else name
     shine = "metallic " if stitch.metallic > 0.4 else "glossy " if stitch.sheen > 0.65 else "matte "
-    words = [("" if shine == "matte " and stitch.sheen >= 0.25 else shine) + name]
-    if stitch.family in ("knot", "sequin"):
-        size = stitch.stitch_length / 1.25
-        words.append("small" if size < 0.7 else "large" if size > 1.15 else "medium")
-    elif stitch.family == "bead":
-        words.append("small" if width < 0.88 else "large" if width > 1.12 else "medium")
-    else:
-        words.append("fine thread" if width < 0.88 else "thick thread" if width > 1.12 else "medium thread")
+    words = [("" if shine == "matte " and stitch.sheen >= 0.25 else shine) + name, _size_words(stitch, family)]
     if stitch.angle_field == "contour":
         words.append("following the outline")
-    if (stitch.pile > 0.6 and stitch.family != "chenille") or stitch.fuzz > 0.5:
+    if (stitch.pile > 0.6 and not family.pile_drawn) or stitch.fuzz > 0.5:
         words.append("fuzzy")
     words += [word for word, much in (("variegated", stitch.variegation > 0.4), ("worn", stitch.wear > 0.4)) if much]
     if stitch.border:
         words.append("with border")
     return ", ".join(words)
+
+
+def _size_words(stitch: Stitch, family: Family) -> str:
+    if family.words.size == "piece length":
+        length = stitch.stitch_length / 1.25
+        return "small" if length < 0.7 else "large" if length > 1.15 else "medium"
+    width = stitch.thread_width / np.mean(family.ranges.thread_width)
+    if family.words.size == "piece width":
+        return "small" if width < 0.88 else "large" if width > 1.12 else "medium"
+    return "fine thread" if width < 0.88 else "thick thread" if width > 1.12 else "medium thread"
 
 
 def stitch_values(stitch: Stitch) -> dict:

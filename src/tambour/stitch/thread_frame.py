@@ -31,7 +31,7 @@ class ThreadFrame:
         return ThreadFrame(*(getattr(self, name)[span] for name in self.__dataclass_fields__))
 
 
-def straight(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, angles: np.ndarray) -> ThreadFrame:
+def straight_frame(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, angles: np.ndarray) -> ThreadFrame:
     """Parallel threads; `angles` (R + 1,) degrees by label. `where`: (M,) flat indices of the pixels."""
     label = labels.ravel()[where]
     y, x = np.divmod(where, labels.shape[1])
@@ -41,7 +41,7 @@ def straight(labels: np.ndarray, depth: np.ndarray, where: np.ndarray, angles: n
     return ThreadFrame(x * tx + y * ty, y * tx - x * ty, tx, ty, depth.ravel()[where], label, x, y)
 
 
-def following(
+def contour_frame(
     labels: np.ndarray, depth: np.ndarray, where: np.ndarray, contours: Contours, pitch: float
 ) -> ThreadFrame:
     """Rows of `pitch` px that follow the outline; stitches keep their length round bends. An infinite pitch
