@@ -72,8 +72,9 @@ def test_every_script_and_module_it_runs_exists(page: Path) -> None:
     text = page.read_text()
     for name in re.findall(r"\bpython3? ([\w/]+\.py)\b", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"\bpython3? -m (pretraining|tambour)[\w.]*", text):
-        assert (ROOT / name / "__main__.py").exists(), name
+    for name in re.findall(r"\bpython3? -m ((?:pretraining|tambour)[\w.]*)", text):
+        path = (ROOT / "src" if name.startswith("tambour") else ROOT) / name.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), name
 
 
 def test_the_method_names_files_that_exist() -> None:
