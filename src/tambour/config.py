@@ -241,9 +241,9 @@ def _read(source: str | Path) -> dict:
     path = Path(source)
     try:
         if path.suffix == ".toml":
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8-sig")
         else:
-            text = resources.files("tambour").joinpath("recipes", f"{source}.toml").read_text()
+            text = resources.files("tambour").joinpath("recipes", f"{source}.toml").read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except FileNotFoundError:
         known = ", ".join(bundled())

@@ -283,7 +283,7 @@ def _snapshot(hub: _Hub, name: str, download: bool) -> Path:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:
         raise BaseModelError(f"{path} cannot be read: {fault}.", "Download or save the base model again.") from None
 

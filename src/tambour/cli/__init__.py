@@ -7,6 +7,7 @@ those of `tambour.errors`, and 130 after Ctrl-C.
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tambour.cli.bench import bench
-from tambour.cli.files import check_writable, parse_colour, parse_parameter, pictures, targets_for
+from tambour.cli.files import check_transparency, check_writable, parse_colour, parse_parameter, pictures, targets_for
 from tambour.cli.options import takes
 from tambour.cli.show import print_facts, print_json, print_lines, print_table, say, watching
 from tambour.errors import TambourError
@@ -104,6 +105,8 @@ def apply(
 
     loaded, paths = tambour.inspect(style), pictures(designs)
     targets = targets_for(output, [path.stem for path in paths])
+    if options.transparent:
+        check_transparency(targets)
     if dry_run:
         takes = workflow.dry_run(loaded, options, len(paths))
         print_facts({"style": style, **values_of(options), **takes, **dict(zip(map(str, paths), targets, strict=True))})
@@ -222,7 +225,7 @@ def blocks(
         ]
         print_table(head, rows)
     if plot is not None:
-        plot.write_text(found.plot())
+        plot.write_text(found.plot(), encoding="utf-8")
         say(quiet, f"Drawn into {plot}.")
 
 
@@ -295,7 +298,10 @@ def stitch(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code."""
+    """Run a command; its exit code. What the terminal cannot show is replaced, never a fault after the work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = _run(argv)
         sys.stdout.flush()

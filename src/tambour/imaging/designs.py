@@ -23,7 +23,11 @@ _HEX = re.compile(r"#[0-9a-fA-F]{6}\b")
 def bundled_designs() -> dict[str, str]:
     """Name -> SVG of the flat designs in the package."""
     files = resources.files("tambour").joinpath("designs").iterdir()
-    return {file.name[:-4]: file.read_text() for file in sorted(files, key=str) if file.name.endswith(".svg")}
+    return {
+        file.name[:-4]: file.read_text(encoding="utf-8")
+        for file in sorted(files, key=str)
+        if file.name.endswith(".svg")
+    }
 
 
 def recolour(svg: str, colour: str, colours: Sequence[str], generator: torch.Generator) -> str:

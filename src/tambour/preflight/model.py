@@ -124,7 +124,7 @@ def _count_weights(files: Sequence[Path]) -> tuple[int, int]:
 
 def _configuration(folder: Path) -> dict:
     try:
-        return json.loads((folder / "config.json").read_text())
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:
         raise BaseModelError(f"{folder}/config.json cannot be read: {fault}.", "Download it again.") from None
 

@@ -127,7 +127,7 @@ def load_prior(folder: Path) -> Prior:
         BaseModelError: a file is missing or broken.
     """
     try:
-        known = json.loads((folder / "words.json").read_text())
+        known = json.loads((folder / "words.json").read_text(encoding="utf-8"))
         options = {"local_files_only": True, "use_safetensors": True}
         with quiet():
             unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, **options)

@@ -77,7 +77,7 @@ def claim(folder: Path, plan: Mapping, overwrite: bool = False) -> None:
     """
     plan = json.loads(json.dumps(plan, default=str))
     try:
-        found = json.loads((folder / PLAN).read_text())
+        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         found = None
     if found is not None and found != plan:
@@ -104,7 +104,7 @@ def drop(folder: Path) -> None:
 def write_json(path: Path, values: object) -> None:
     """Whole or not at all; floats come back as they were."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values))
+    temporary.write_text(json.dumps(values), encoding="utf-8")
     os.replace(temporary, path)
 
 

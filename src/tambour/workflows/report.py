@@ -91,7 +91,7 @@ class Report:
     def text(self, name: str, text: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{name}.{os.getpid()}.tmp"
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.folder / name)
 
     def finish(

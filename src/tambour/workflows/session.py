@@ -82,7 +82,7 @@ def choose_blocks(
         kept_at: where the similarities are kept, for a run that continues.
     """
     if kept_at is not None and kept_at.exists():
-        values = json.loads(kept_at.read_text())
+        values = json.loads(kept_at.read_text(encoding="utf-8"))
     else:
         window = crop(base, pair, pair.places[:1])
         similarity = yield from compare(
