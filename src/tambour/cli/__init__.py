@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 READABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".svg", ".svgz")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-STITCHES = sorted(path.stem for path in Path(__file__).parents[1].glob("stitch/families/[a-z]*.py"))  # read, not loaded
 
 app = typer.Typer(
     help="Show any embroidery before it is made: learn a look from one photo, apply it to any design.",
@@ -294,22 +293,23 @@ def inspect(style: StyleFile, as_json: AsJson = False) -> None:
         _print_plan({**facts, "fabric": "#" + bytes(told.fabric).hex()})
 
 
+def _file_names(folder: str) -> str:
+    """Names of the modules in a folder of the package, `a, b or c`, without loading any of them."""
+    names = sorted(path.stem for path in (Path(__file__).parents[1] / folder).glob("[a-z]*.py"))
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 @app.command()
 def stitch(
     design: Annotated[Path, typer.Argument(help="Flat art: PNG, SVG, ...", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.", show_default=False)],
-    family: Annotated[
-        str | None,
-        typer.Option("--as", help=f"{', '.join(STITCHES[:-1])} or {STITCHES[-1]}."),
-    ] = None,
+    family: Annotated[str | None, typer.Option("--as", help=_file_names("stitch/families") + ".")] = None,
     like: Annotated[Path | None, typer.Option("--like", help="Photo whose stitch is fitted.")] = None,
     parameters: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any parameter: thread_width=0.4 (mm), angle=30 ..."),
     ] = None,
-    fabric: Annotated[
-        str, typer.Option("--fabric", help="weave, twill, felt, aida, plain, satin, jersey, terry or velvet.")
-    ] = "weave",
+    fabric: Annotated[str, typer.Option("--fabric", help=_file_names("stitch/fabrics") + ".")] = "weave",
     fabric_colour: Annotated[str | None, typer.Option("--fabric-colour", help="#rrggbb; else the design's.")] = None,
     size: Annotated[int, typer.Option("--size", help="Longer side of the result, px.")] = 1024,
     mm: Annotated[
