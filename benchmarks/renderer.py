@@ -69,8 +69,8 @@ def main() -> None:
             worst = max(worst, seconds / bound)
             cells.append(f"{seconds * 1e3:8.0f} ms ({seconds / bound:4.2f})")
         print(f"{family:10}" + "".join(f"{cell:>20}" for cell in cells))
-    shown = render(drawing(512), default_stitch("tatami"))
-    first = fastest(lambda: fit_stitch(shown.image, shown.mask), 1)
+    picture = render(drawing(512), default_stitch("tatami"))
+    first = fastest(lambda: fit_stitch(picture.image, picture.mask), 1)
     print(f"{'fit':10}{first:8.1f} s, first call ({first / 8:4.2f})")
     print(f"slowest against its bound: {max(worst, first / 8):.2f}")
 

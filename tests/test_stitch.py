@@ -68,7 +68,7 @@ def test_regions_keep_their_colour(family: str) -> None:
     picture, design = np.asarray(rendered.image, np.float32), np.asarray(drawing(), np.float32)
     for label in range(1, 5):
         here = rendered.labels == label
-        if family == "sashiko":  # its ground is the cloth
+        if FAMILIES[family].dye < 0.5:  # its ground is the cloth
             here &= rendered.height > 3
         error = np.abs(picture[here].mean(0) - design[here].mean(0))
         assert error.max() < (14 if family in CLOSED else 34), (label, error)
@@ -140,7 +140,7 @@ def test_every_field_scale_and_size_is_finite(family: str) -> None:
         for scale in (0.5, 4.0, 20.0, 400.0):
             for field in ("constant", "axis", "contour"):
                 stitch = replace(default_stitch(family), angle_field=field, border=size == 33)
-                rendered = render(drawing(size), stitch, Fabric(FABRICS[size % len(FABRICS)]), px_per_mm=scale)
+                rendered = render(drawing(size), stitch, Fabric(tuple(FABRICS)[size % len(FABRICS)]), px_per_mm=scale)
                 assert np.isfinite(rendered.height).all()
                 assert np.asarray(rendered.image).std() > 0
 
@@ -192,7 +192,7 @@ def test_extras_keep_outline_and_colour(name: str) -> None:
         plain, once, again = (render(drawing(), s, seed=4) for s in (default_stitch(family), stitch, stitch))
         assert np.array_equal(once.image, again.image) and np.isfinite(once.height).all()
         assert not np.array_equal(once.image, plain.image) and np.array_equal(once.mask, plain.mask)
-        for label in (1, 2, 4) if family != "sashiko" else ():
+        for label in (1, 2, 4) if FAMILIES[family].dye > 0.5 else ():
             error = np.asarray(once.image, np.float32)[once.labels == label].mean(0) - design[
                 once.labels == label
             ].mean(0)
@@ -243,7 +243,7 @@ def test_pucker_folds_the_cloth_beside_the_stitches() -> None:
 
 @pytest.mark.parametrize("kind", FABRICS)
 def test_fabric_is_weak(kind: str) -> None:
-    fabric = Fabric(kind, colour=(180, 160, 140), pitch={"terry": 0.9, "jersey": 0.8, "aida": 1.4}.get(kind, 0.35))
+    fabric = Fabric(kind, colour=(180, 160, 140), pitch=np.mean(FABRICS[kind].pitch))
     picture = np.asarray(render(Image.new("RGBA", (200, 200)), Stitch(), fabric).image)
     assert np.abs(picture.mean((0, 1)) - (180, 160, 140)).max() < 6
     assert picture.std((0, 1)).max() < 16  # of 255
@@ -287,10 +287,8 @@ def test_sampling_and_words() -> None:
         for _ in range(20):
             stitch = sample_stitch(rng, family)
             assert stitch.family == family and Stitch(**stitch_values(stitch)) == stitch
-            assert (
-                family in ("knot", "chain", "sequin", "chenille", "bead", "cord")
-                or 6.8 <= 20 * stitch.thread_width <= 14
-            )
+            low, high = FAMILIES[family].ranges.thread_width
+            assert low <= stitch.thread_width <= high
     assert len({sample_fabric(rng).kind for _ in range(200)}) == len(FABRICS)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tambour.errors import InputError
-from tambour.stitch import Fabric, Stitch, fit, render
+from tambour.stitch import FAMILIES, Fabric, Stitch, fit, render
 from tambour.stitch.fit import fit_stitch
 
 
@@ -32,9 +32,9 @@ def test_a_rendered_stitch_is_found_again(stitch: Stitch) -> None:
     rendered = render(picture(), stitch, Fabric("plain"), seed=9)
     found = fit_stitch(rendered.image, rendered.mask)
     assert found.family == stitch.family
-    size = "stitch_length" if stitch.family in ("cross", "sequin") else "thread_width"
+    size = "stitch_length" if FAMILIES[stitch.family].fit.chosen_on == "points" else "thread_width"
     assert getattr(found, size) == pytest.approx(getattr(stitch, size), rel=0.25)
-    if stitch.family in ("satin", "tatami"):
+    if FAMILIES[stitch.family].fit.direction == "axis":
         assert (found.angle - stitch.angle + 90) % 180 - 90 == pytest.approx(0, abs=8)
 
 

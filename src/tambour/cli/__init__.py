@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from tambour.progress import Progress
     from tambour.workflows.embroider import Result
 
-# names alone, so that nothing is loaded for a help text
-STITCHES = sorted(path.stem for path in Path(__file__).parents[1].glob("stitch/families/[a-z]*.py"))
 
 app = typer.Typer(
     help="Show any embroidery before it is made: learn a look from one photo, apply it to any design.",
@@ -255,22 +253,23 @@ def inspect(style: StyleFile, as_json: AsJson = False) -> None:
         print_facts({**facts, "fabric": "#" + bytes(loaded.fabric).hex()})
 
 
+def _file_names(folder: str) -> str:
+    """Names of the modules in a folder of the package, `a, b or c`, without loading any of them."""
+    names = sorted(path.stem for path in (Path(__file__).parents[1] / folder).glob("[a-z]*.py"))
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 @app.command()
 def stitch(
     design: Annotated[Path, typer.Argument(help="Flat art: PNG, SVG, ...", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.", show_default=False)],
-    family: Annotated[
-        str | None,
-        typer.Option("--as", help=f"{', '.join(STITCHES[:-1])} or {STITCHES[-1]}."),
-    ] = None,
+    family: Annotated[str | None, typer.Option("--as", help=_file_names("stitch/families") + ".")] = None,
     like: Annotated[Path | None, typer.Option("--like", help="Photo whose stitch is fitted.")] = None,
     parameters: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any parameter: thread_width=0.4 (mm), angle=30 ..."),
     ] = None,
-    fabric: Annotated[
-        str, typer.Option("--fabric", help="weave, twill, felt, aida, plain, satin, jersey, terry or velvet.")
-    ] = "weave",
+    fabric: Annotated[str, typer.Option("--fabric", help=_file_names("stitch/fabrics") + ".")] = "weave",
     fabric_colour: Annotated[str | None, typer.Option("--fabric-colour", help="#rrggbb; else the design's.")] = None,
     size: Annotated[int, typer.Option("--size", help="Longer side of the result, px.")] = 1024,
     mm: Annotated[

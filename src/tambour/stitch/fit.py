@@ -1,4 +1,4 @@
-"""Which stitch is on a photo? The nearest family and parameters by texture statistics of rendered patches.
+"""A photo of stitches -> the family and parameters whose rendered patches have the nearest texture statistics.
 
 An atlas holds the statistics of every family at several thread widths and proportions (stored beside this module; made
 again when the renderer has changed); the nearest few families are refined by coordinate descent. Texture statistics

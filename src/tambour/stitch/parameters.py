@@ -6,17 +6,18 @@ Lengths are millimetres, angles degrees (0 points right, positive turns clockwis
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from tambour.errors import InputError
+from tambour.stitch.fabrics import FABRICS
 from tambour.stitch.families import FAMILIES
 from tambour.stitch.family import AngleField, Family
 
 ANGLE_FIELDS: tuple[str, ...] = get_args(AngleField)
-FABRICS: tuple[str, ...] = ("weave", "twill", "felt", "aida", "plain", "satin", "jersey", "terry", "velvet")
 
 # Allowed range of every number of a stitch.
 RANGES: dict[str, tuple[float, float]] = {
@@ -184,14 +185,13 @@ def sample_stitch(rng: np.random.Generator, family: str) -> Stitch:
 
 def sample_fabric(rng: np.random.Generator) -> Fabric:
     """Draw a fabric with a weak structure: mostly pale natural colours, sometimes dark or strong ones."""
-    kind = str(rng.choice(FABRICS, p=(0.26, 0.15, 0.13, 0.12, 0.08, 0.08, 0.08, 0.05, 0.05)))
+    shares = np.array([kind.share for kind in FABRICS.values()])
+    kind = str(rng.choice(tuple(FABRICS), p=shares / math.fsum(shares)))
     hue = rng.uniform(0, 2 * np.pi)
     chroma = rng.choice((0.03, 0.12, 0.4), p=(0.6, 0.25, 0.15))
     level = rng.uniform(0.8, 0.98) if rng.random() < 0.65 else rng.uniform(0.12, 0.7)
     tone = level * (1 - chroma * (0.5 - 0.5 * np.cos(hue + np.array([0, 2.09, 4.19]))))
-    spans = {"weave": (0.25, 0.45), "twill": (0.22, 0.4), "aida": (1.1, 1.8), "satin": (0.12, 0.25),
-             "jersey": (0.6, 1.1), "terry": (0.7, 1.2)}  # fmt: skip
-    pitch = float(rng.uniform(*spans.get(kind, (0.5, 0.5))))
+    pitch = float(rng.uniform(*FABRICS[kind].pitch))
     colour = tuple(int(c) for c in np.round(255 * tone))
     pucker = float(rng.uniform(0.1, 0.8)) if rng.random() < 0.25 else 0.0
     return Fabric(kind=kind, colour=colour, pitch=pitch, contrast=float(rng.uniform(0.15, 0.6)), pucker=pucker)

@@ -12,7 +12,8 @@ from PIL import Image
 from tambour.errors import InputError
 from tambour.imaging.outlines import Contours, edge_distance, trace_contours
 from tambour.imaging.regions import find_regions
-from tambour.stitch.fabric import fabric_surface, pucker, smooth_noise
+from tambour.stitch.cloth import smooth_noise
+from tambour.stitch.fabric import fabric_surface, pucker
 from tambour.stitch.families import FAMILIES
 from tambour.stitch.light import RegionColours, Surface, illuminate
 from tambour.stitch.parameters import Fabric, Light, Stitch
@@ -71,10 +72,8 @@ def render(
     labels, count = regions.labels, len(regions.colours)
     rng = np.random.default_rng([seed, 0x5717C4])
     relief, tone = fabric_surface(fabric, labels.shape, px_per_mm, rng)
-    noise, extra = (
-        HashNoise(rng),
-        np.random.default_rng([seed, 0xE77A]),
-    )  # its own, so that effects shift no other noise
+    noise = HashNoise(rng)
+    extra = np.random.default_rng([seed, 0xE77A])  # apart, so that effects leave the threads where they are
     if fabric.pucker > 0:
         relief = relief + pucker(labels, fabric.pucker, px_per_mm, extra)
     surface = Surface(relief, *(np.full(labels.shape, value, np.float32) for value in (1, 0, 1)), tone,
@@ -292,7 +291,7 @@ class _RegionDrawer:
                     flat["fibre"][place] = np.float32(stitch.sheen) * threads.fibre * cover
 
     def _drop_cut_pieces(self, part: ThreadFrame, threads: Threads, width: float, inward: bool) -> None:
-        """Remove pieces that stand alone (beads, seeds) where their middle is less than a third of their width inside the
+        """Remove pieces that stand alone (beads, seeds) if their middle is less than a third of their width inside the
         region, and where rows along an outline meet those from its other side."""
         along, across = threads.centre
         if inward:  # rows along an outline are counted to the left of its direction

@@ -1,6 +1,6 @@
 """Thread coordinates: how far along (u) and across (v) the threads a pixel lies, and which way they run.
 
-Everything here is in pixels of the picture; a frame holds flat arrays over the M pixels of one pass.
+Everything here is in pixels of the picture; a thread frame holds flat arrays over the M pixels of one pass.
 """
 
 from __future__ import annotations
