@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,7 +153,7 @@ def against_rivals(rows: Sequence[Mapping], ours: str = "ours") -> list[dict]:
 # -- the folder's report ----------------------------------------------------------------------------------------------
 
 
-def report(out: str | Path, perceptual: Sequence[str] = ()) -> Iterator[Progress]:
+def report(out: str | Path, perceptual: Sequence[str] = ()) -> Generator[Progress, None, list[Path]]:
     """Write the report of a benchmark's folder. Yields progress, returns the paths written.
 
     Args:

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from tambour.guides.photo.geometry import RegionGeometry, region_geometry
+from tambour.guides.photo.pieces import MOST, PieceBank, every_other
 from tambour.guides.photo.relief import Relief
 from tambour.guides.photo.seams import before_seam
 from tambour.guides.photo.strips import Strips
@@ -31,8 +32,6 @@ from tambour.imaging.texture import dominant_period
 
 BINS = 16  # directions over half a turn
 SIDES = (48, 84)  # px of a piece: three repeats of the stitches within these
-PIECES = 1500  # of a direction, among which one is chosen
-_CLOSE = 4  # pieces among which chance chooses
 _FAR = 12.0  # px from a border; beyond, a place is simply inside, and rows go on as they do beside it
 _COVER = 0.4  # of a piece, that shows stitches
 # prices: of other distances from the border (squared px), of nothing to be seen, of being used already
@@ -51,24 +50,25 @@ class _Turned:
 
 
 @dataclass
-class _Bank:
-    """The pieces of one direction, seen at every other px (contrast) and at every fourth (distance): (N, pixels).
+class _TurnedPieces:
+    """The pieces that run in one direction; beside their contrast their distance from the border counts.
 
     Attributes:
-        at: (N, 3) number of the turned relief, row and column of the upper left corner.
-        contrast, power, hole: the contrast, its square, and 1 where nothing is seen.
-        distance, distance_power, seen: of the border, where the piece is seen; else 0.
-        used: (N,) how often it was laid.
+        bank: their origins are the number of the turned relief, row and column of the upper left corner.
+        distance, distance_power: (N, M) px from the border at every fourth px, and its square; 0 where nothing is seen.
+        seen: (N, M) float32, 1 where there is something to see.
     """
 
-    at: np.ndarray
-    contrast: np.ndarray
-    power: np.ndarray
-    hole: np.ndarray
+    bank: PieceBank
     distance: np.ndarray
     distance_power: np.ndarray
     seen: np.ndarray
-    used: np.ndarray
+
+    def misplaced(self, distance: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """(N,) squared differences of the distance from the border, summed over the region's own px."""
+        lies, inside = distance[::4, ::4].ravel(), own[::4, ::4].ravel().astype(np.float32)
+        off = self.distance_power @ inside - 2 * (self.distance @ lies)
+        return off + self.seen @ (lies * lies).astype(np.float32)
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Quilt:
     _power: float = field(init=False, repr=False)  # mean square of its contrast
     _strips: Strips | None = field(init=False, repr=False)
     _turned: list[_Turned] = field(init=False, repr=False)
-    _banks: dict[int, _Bank | None] = field(init=False, repr=False, default_factory=dict)
+    _pieces: dict[int, _TurnedPieces | None] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._power = float(np.square(self.relief.contrast[self.relief.clear]).mean())
@@ -117,10 +117,10 @@ class Quilt:
             direction[:] = 0
         return _Turned(planes[0] * clear, clear, planes[2], direction)
 
-    def _bank(self, direction: int) -> _Bank | None:
+    def _in_direction(self, direction: int) -> _TurnedPieces | None:
         """The pieces that run in a direction; None: there are none."""
-        if direction in self._banks:
-            return self._banks[direction]
+        if direction in self._pieces:
+            return self._pieces[direction]
         side, half, found = self.side, self.side // 2, []
         for number, turned in enumerate(self._turned):
             cover = cv2.blur(turned.clear.astype(np.float32), (side, side), borderType=cv2.BORDER_CONSTANT)
@@ -130,35 +130,27 @@ class Quilt:
             rows, columns = np.nonzero(good)
             found.append(np.stack([np.full(len(rows), number), rows - half, columns - half], 1))
         at = np.concatenate(found)
-        at = at[np.random.default_rng(direction).permutation(len(at))[:PIECES]]
-        bank = None
+        at = at[np.random.default_rng(direction).permutation(len(at))[:MOST]]
+        pieces = None
         if len(at):
 
             def cut(name: str, step: int) -> np.ndarray:
                 planes = [getattr(turned, name) for turned in self._turned]
-                pieces = [planes[n][top : top + side : step, left : left + side : step] for n, top, left in at]
-                return np.stack(pieces).reshape(len(at), -1).astype(np.float32)
+                windows = [planes[n][top : top + side : step, left : left + side : step] for n, top, left in at]
+                return np.stack(windows).reshape(len(at), -1).astype(np.float32)
 
             contrast, distance, seen = cut("contrast", 2), cut("distance", 4), cut("clear", 4)
-            bank = _Bank(
-                at,
-                contrast,
-                np.square(contrast),
-                1 - cut("clear", 2),
-                distance * seen,
-                np.square(distance) * seen,
-                seen,
-                np.zeros(len(at), np.float32),
-            )
-        self._banks[direction] = bank
-        return bank
+            bank = PieceBank(at, contrast, 1 - cut("clear", 2), _STRENGTH, _HOLE)
+            pieces = _TurnedPieces(bank, distance * seen, np.square(distance) * seen, seen)
+        self._pieces[direction] = pieces
+        return pieces
 
-    def _nearest(self, direction: int) -> _Bank | None:
+    def _nearest(self, direction: int) -> _TurnedPieces | None:
         """The pieces of a direction, or of the next one that has some."""
         for step in sorted(range(-BINS // 2, BINS // 2), key=abs):
-            bank = self._bank((direction + step) % BINS)
-            if bank is not None:
-                return bank
+            pieces = self._in_direction((direction + step) % BINS)
+            if pieces is not None:
+                return pieces
         return None
 
     def lay(self, place: RegionGeometry, seed: int = 0) -> Generator[float, None, tuple[np.ndarray, np.ndarray]]:
@@ -174,9 +166,9 @@ class Quilt:
             for plane in (place.labels, np.minimum(place.distance, _FAR), np.cos(twice), np.sin(twice))
         )
         contrast, done = np.zeros(label.shape, np.float32), np.zeros(label.shape, bool)
-        for bank in self._banks.values():
-            if bank is not None:
-                bank.used[:] = 0
+        for pieces in self._pieces.values():
+            if pieces is not None:
+                pieces.bank.forget_uses()
         inner = np.s_[side:-side, side:-side]
         if self._strips is not None:
             for share in self._strips.lay(place, contrast[inner], done[inner], rng):
@@ -192,28 +184,23 @@ class Quilt:
                     own = here == region
                     need = own & ~done[box]
                     way = 0.5 * math.atan2(sine[box][need].sum(), cosine[box][need].sum())
-                    bank = self._nearest(round(way / math.pi * BINS) % BINS)
-                    if bank is not None:
+                    pieces = self._nearest(round(way / math.pi * BINS) % BINS)
+                    if pieces is not None:
                         known = done[box] & own
-                        chosen = self._choose(bank, contrast[box], known, need, distance[box] * own, own, rng)
+                        chosen = self._choose(pieces, contrast[box], known, need, distance[box] * own, own, rng)
                         self._paste(chosen, contrast[box], known, own & ~laid[box], over)
                         done[box] |= own
         return contrast[inner], done[inner]
 
-    def _choose(self, bank: _Bank, old, known, need, distance, own, rng: np.random.Generator) -> np.ndarray:
-        """One of the cheapest pieces: (3,), as in `_Bank.at`."""
-        seen = known[::2, ::2].ravel().astype(np.float32)
-        wanted = need[::2, ::2].ravel().astype(np.float32) + seen
-        lies, inside = distance[::4, ::4].ravel(), own[::4, ::4].ravel().astype(np.float32)
-        cost = _STRENGTH * (bank.power @ seen) - 2 * (bank.contrast @ (old[::2, ::2].ravel() * seen))
-        cost += _HOLE * (bank.hole @ wanted)
-        off = bank.distance_power @ inside - 2 * (bank.distance @ lies) + bank.seen @ (lies * lies).astype(np.float32)
-        cost += _PLACE * off
-        cost += _USED * self._power * float(wanted.sum()) * bank.used
-        best = cost.argpartition(min(_CLOSE, len(cost) - 1))[:_CLOSE]
-        number = int(best[rng.integers(len(best))])
-        bank.used[number] += 1
-        return bank.at[number]
+    def _choose(self, pieces: _TurnedPieces, there, known, need, distance, own, rng: np.random.Generator) -> np.ndarray:
+        """One of the cheapest pieces for a place: (3,), as in `_TurnedPieces.bank`; all planes (side, side)."""
+        bank, known = pieces.bank, every_other(known)
+        wanted = every_other(need) + known
+        surcharges = (
+            _PLACE * pieces.misplaced(distance, own),
+            _USED * self._power * float(wanted.sum()) * bank.used,
+        )
+        return bank.choose(every_other(there), known, wanted, surcharges, rng)
 
     def _paste(self, chosen: np.ndarray, old: np.ndarray, known: np.ndarray, own: np.ndarray, over: int) -> None:
         """Lay a piece into `old`, cut along the path where both differ least."""

@@ -1,9 +1,9 @@
 """What a photo's stitches look like and how they lie in their regions, without their colours; ours, not in the paper.
 
-A relief is the photo's local lightness contrast as one yarn would show it, and how others would (`YarnToneCurve`), together
-with the place of every pixel in its region: how far the border is, and which way the region runs there. In which orientation
-stitches keep their direction (that of the picture, of the nearest border, or of the region's long axis) is read from
-the photo itself. So stitches can be looked up for any design by place and direction (`stitch.quilt`).
+A relief is the photo's local lightness contrast as one yarn would show it, and how other yarn would (`tones`), with the
+place of every pixel in its region: how far the border is, and which way the region runs there (`geometry`). Whether
+stitches keep their direction relative to the picture, to the nearest border or to the region's long axis (the
+orientation) is read from the photo itself. So stitches can be found for any place of a design (`quilt`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Rows that follow borders: a photo's strips along its outlines, laid end to end along those of a design (ours).
 
-Where stitches run along the border of their region (orientation "border"), a place is told by how deep it lies under the
-outline and how far along: rows keep their depth, and along a row stitches keep their length round bends
-(`frames.following`). So strips of the photo are cut along its outlines, and each is bent along the outline that it goes
-to. Strips lie side by side as in image quilting (`stitch.quilt`): each is chosen so that it differs least from its
-neighbour, and cut along the path where they differ least. What lies deeper than the photo's strips is laid in further
-ones, that match those above.
+Where stitches run along the border of their region (orientation "border"), a place is given by how deep it lies under
+the outline and how far along: rows keep their depth, and along a row stitches keep their length round bends
+(`stitch.thread_frame.contour_frame`). So strips of the photo are cut along its outlines, and each is bent along the
+outline that it goes to. Strips lie side by side as in image quilting (`quilt`): each is chosen so that it differs least
+from its neighbour, and cut along the path where they differ least. What lies deeper than the photo's strips is laid in
+further ones, that match those above.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import cv2
 import numpy as np
 
 from tambour.guides.photo.geometry import RegionGeometry
+from tambour.guides.photo.pieces import MOST, PieceBank, every_other
 from tambour.guides.photo.relief import Relief
 from tambour.guides.photo.seams import before_seam
 from tambour.imaging.nearest import nearest_dots
 from tambour.imaging.outlines import Ring, trace_rings
 
-STRIPS = 1500  # of each kind, among which one is chosen
 _SMOOTH = 5.0  # px, of outlines
-_CLOSE = 4  # strips among which chance chooses
 _GOOD = 0.4  # of a strip, that shows stitches
 _RIM, _SHALLOW = 5, 3.5  # px under a border, of which the first may tell nothing; of which the last do
 _SHADE, _FADE = 0.5, 0.6  # of the shallow px' contrast, to which rows go on there; what is left a px further
@@ -93,24 +92,18 @@ def _mapped(plane: np.ndarray, x: np.ndarray, y: np.ndarray, way: int = cv2.INTE
 
 
 @dataclass
-class _Bank:
-    """Strips, at every other px: (N, pixels).
+class _LitStrips:
+    """Strips of one kind; beside their contrast the side that their light comes from counts.
 
     Attributes:
-        at: (N, 3) number of the curve, point on it, and depth of the first row.
-        contrast, power, hole: contrast, its square, and 1 where it shows no stitches.
-        mean: of the square, where it shows some.
-        ways: (N, 2) unit direction of the curve on the photo.
-        used: (N,) how often it was laid.
+        bank: their origins are the number of the curve, the point on it, and the depth of the first row.
+        directions: (N, 2) unit direction of the curve on the photo.
+        mean_power: mean square of their contrast, where they show stitches.
     """
 
-    at: np.ndarray
-    contrast: np.ndarray
-    power: np.ndarray
-    hole: np.ndarray
-    mean: float
-    ways: np.ndarray
-    used: np.ndarray
+    bank: PieceBank
+    directions: np.ndarray
+    mean_power: float
 
 
 @dataclass
@@ -150,7 +143,7 @@ class Strips:
     side: int
     _curves: list[_Curve] = field(init=False, repr=False)
     _lengths: dict[tuple[int, int], np.ndarray] = field(init=False, repr=False, default_factory=dict)
-    _banks: list[_Bank] = field(init=False, repr=False)
+    _strips: list[_LitStrips] = field(init=False, repr=False)
     _under: float = field(init=False, repr=False, default=0.0)  # px, of the curves from the region's border
     _rim: float = field(init=False, repr=False)  # contrast towards which rows go on to the border
     _height: int = field(init=False, repr=False)
@@ -178,8 +171,8 @@ class Strips:
                 (later if top else first).append(spots)
         rng = np.random.default_rng(0)
         first, later = (rng.permutation(np.concatenate(s) if s else np.zeros((0, 3), int)) for s in (first, later))
-        later = np.concatenate([first[: STRIPS // 4], later])
-        self._banks = [self._bank(first), self._bank(later)]
+        later = np.concatenate([first[: MOST // 4], later])
+        self._strips = [self._cut_all(first), self._cut_all(later)]
 
     @property
     def _depths(self) -> np.ndarray:
@@ -205,8 +198,9 @@ class Strips:
         clear, distance = (_mapped(plane, *places) for plane in self._planes[1:])
         return places, contrast, (clear > 0.99) & (abs(distance - depth) < _TRUE)
 
-    def _bank(self, spots: np.ndarray) -> _Bank:
-        spots, groups = spots[: 2 * STRIPS], defaultdict(list)
+    def _cut_all(self, spots: np.ndarray) -> _LitStrips:
+        """The strips at `spots` (N, 3) that show enough stitches, `MOST` of them at most."""
+        spots, groups = spots[: 2 * MOST], defaultdict(list)
         for index, (number, _, top) in enumerate(spots):
             groups[number, top].append(index)
         size = self._height // 2 * (self.side // 2)
@@ -215,13 +209,11 @@ class Strips:
             _, values, clear = self._cut(number, top, spots[members, 1], every=2)
             contrast[members] = (values * clear).reshape(len(members), -1)
             seen[members] = clear.reshape(len(members), -1)
-        good = np.flatnonzero(seen.mean(1) >= _GOOD)[:STRIPS]
+        good = np.flatnonzero(seen.mean(1) >= _GOOD)[:MOST]
         contrast, seen = contrast[good], seen[good]
-        ways = [self._curves[number].ring.tangent[point] for number, point, _ in spots[good]]
-        ways = np.reshape(ways, (-1, 2)).astype(np.float32)
-        power, used = np.square(contrast), np.zeros(len(good), np.float32)
-        mean = float(power.sum() / seen.sum()) if len(good) else 0.0
-        return _Bank(spots[good], contrast, power, 1 - seen, mean, ways, used)
+        directions = [self._curves[number].ring.tangent[point] for number, point, _ in spots[good]]
+        bank = PieceBank(spots[good], contrast, 1 - seen, _STRENGTH, _HOLE)
+        return _LitStrips(bank, np.reshape(directions, (-1, 2)).astype(np.float32), bank.mean_power)
 
     def lay(
         self, place: RegionGeometry, contrast: np.ndarray, done: np.ndarray, rng: np.random.Generator
@@ -230,10 +222,10 @@ class Strips:
 
         Yields the share of outlines that are done.
         """
-        if not all(len(bank.at) for bank in self._banks):
+        if not all(len(strips.bank) for strips in self._strips):
             return
-        for bank in self._banks:
-            bank.used[:] = 0
+        for strips in self._strips:
+            strips.bank.forget_uses()
         rings = list(trace_rings(place.labels, len(place.colours), _SMOOTH))
         if not rings:
             return
@@ -290,7 +282,7 @@ class Strips:
         old = _mapped(contrast, *places)
         known = (_mapped(done.astype(np.float32), *places) > 0.99) & own
         way = row.curve.ring.tangent[at]
-        number, point, top = self._choose(self._banks[row.first > 0], old, known, own, way, rng)
+        number, point, top = self._choose(self._strips[row.first > 0], old, known, own, way, rng)
         places, new, clear = self._cut(number, top, [point], cv2.INTER_CUBIC)
         new, clear = new[0], clear[0]
         if top == 0:  # the photo's first px under a border tell nothing: the first row that does stands for them
@@ -320,14 +312,9 @@ class Strips:
         contrast[rows, columns] += share * (laid - contrast[rows, columns])
         done[rows, columns] |= share > 0.5
 
-    def _choose(self, bank: _Bank, old, known, own, way, rng: np.random.Generator) -> np.ndarray:
-        """One of the cheapest strips: (3,), as in `_Bank.at`."""
-        seen, wanted = (plane[::2, ::2].ravel().astype(np.float32) for plane in (known, own))
-        cost = _STRENGTH * (bank.power @ seen) - 2 * (bank.contrast @ (old[::2, ::2].ravel() * seen))
-        cost += _HOLE * (bank.hole @ wanted)
-        price = _USED * bank.used + _TURNED * (1 - bank.ways @ way) / 2
-        cost += bank.mean * float(wanted.sum()) * price
-        best = cost.argpartition(min(_CLOSE, len(cost) - 1))[:_CLOSE]
-        index = int(best[rng.integers(len(best))])
-        bank.used[index] += 1
-        return bank.at[index]
+    def _choose(self, strips: _LitStrips, there, known, own, direction, rng: np.random.Generator) -> np.ndarray:
+        """One of the cheapest strips for a place: (3,), as in `_LitStrips.bank`; all planes (height, side)."""
+        bank, wanted = strips.bank, every_other(own)
+        price = _USED * bank.used + _TURNED * (1 - strips.directions @ direction) / 2
+        surcharge = strips.mean_power * float(wanted.sum()) * price
+        return bank.choose(every_other(there), every_other(known), wanted, (surcharge,), rng)
