@@ -19,7 +19,8 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from pretraining.data import precision
 from pretraining.model import SHARD, make_tokenizer, sampler, scheduler, start_silent, text_encoder
-from pretraining.train import LONGEST_STEP, StagePlan, Training, draw_times, load_average
+from pretraining.objective import draw_noise, draw_times, velocity_loss
+from pretraining.train import LONGEST_STEP, StagePlan, Training, load_average
 from pretraining.vocabulary import COLOUR_SYNONYMS, COLOURS, OBJECTS
 from pretraining.words import HANDS, Designs, captions, read_designs
 from tambour.base import load
@@ -111,17 +112,15 @@ def loss_of(
     rng: np.random.Generator,
     alphas: torch.Tensor,
 ) -> torch.Tensor:
-    """As `train.loss_of`, on the code of designs (B, CODE, 8, 8)."""
+    """`objective.velocity_loss` on the code of designs (B, CODE, 8, 8)."""
     t = draw_times(len(code), plan, rng, len(alphas)).to(code.device)
-    dice = torch.Generator(code.device).manual_seed(int(rng.integers(2**62)))
-    noise = torch.randn(code.shape, generator=dice, device=code.device)
-    signal = alphas[t].view(-1, 1, 1, 1)
-    noisy = signal.sqrt() * code + (1 - signal).sqrt() * noise
+    noise = draw_noise(code, rng)
     captions = ["" if rng.random() < plan.drop_text else caption for caption in captions]
-    text = encode_text(networks.text, networks.tokenizer, captions)
-    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * predict(networks.unet, noisy, t, text).float()
-    weight = (signal / (1 - signal)).clamp(0.3, 5).sqrt()
-    return (weight * (clean - code) ** 2).mean()
+
+    def velocity(noisy: torch.Tensor) -> torch.Tensor:
+        return predict(networks.unet, noisy, t, encode_text(networks.text, networks.tokenizer, captions))
+
+    return velocity_loss(velocity, code, noise, t, alphas)
 
 
 def run(

@@ -24,6 +24,7 @@ from pretraining.autoencoder import CHANNELS, FACTOR
 from pretraining.corpus import SHARD, SIZE
 from pretraining.data import SHOWN, TILE_KERNEL, Corpus, edges, precision, read_shard, shards, to_tensor
 from pretraining.model import TEXT_WIDTH, TOKENS, Networks, scheduler
+from pretraining.objective import draw_times_on, velocity_loss
 from pretraining.train import StagePlan, Training, encode_text, predict, rate_at
 
 BLUR = cv2.getGaussianKernel(TILE_KERNEL, 0).astype(np.float32)
@@ -116,22 +117,12 @@ class Stage:
             if value.is_floating_point()
         ]
 
-    def _times(self, size: int) -> torch.Tensor:
-        """As `train.draw_times`."""
-        plan, last = self.plan, len(self.alphas) - 1
-        chance = torch.rand(4, size, device=self.device)
-        z = (torch.arange(size, device=self.device) + chance[0]) / size
-        share = torch.sigmoid(plan.time_mean + plan.time_std * torch.special.ndtri(z.clamp(1e-4, 1 - 1e-4)))
-        share = torch.where(chance[1] < plan.early, 0.8 + 0.2 * chance[2], share)
-        return torch.where(chance[3] < plan.last, last, (share * len(self.alphas)).long()).clamp(0, last)
-
     def _loss(self, size: int, side: int) -> torch.Tensor:
-        """As `train.loss_of`, but every crop of a batch has conditions of its own."""
+        """`objective.velocity_loss` where every crop of a batch has conditions of its own."""
         plan, networks = self.plan, self.training.networks
         latents, tile, lines, states, pooled = self.corpora.draw(size, side)
-        t = self._times(size)
-        signal = self.alphas[t].view(-1, 1, 1, 1)
-        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * torch.randn_like(latents)
+        t = draw_times_on(self.device, size, plan, len(self.alphas))
+        noise = torch.randn_like(latents)
         chance = torch.rand(4, size, device=self.device)
         silent = chance[0] < plan.drop_text
         states = torch.where(silent[:, None, None], self.corpora.wordless[0], states)
@@ -142,10 +133,11 @@ class Stage:
         scales = [known.float().view(-1, 1, 1, 1) for known in (tiled, lined)]
         sizes = 64 * torch.floor(4 + 13 * chance[3])
         ids = torch.stack([sizes, sizes, 0 * sizes, 0 * sizes, sizes, sizes], 1)
-        velocity = predict(networks, noisy, t, (states, pooled), ids, tile, lines, scales)
-        clean = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity.float()
-        weight = (signal / (1 - signal)).clamp(0.3, 5).sqrt()
-        return (weight * (clean - latents) ** 2).mean()
+
+        def velocity(noisy: torch.Tensor) -> torch.Tensor:
+            return predict(networks, noisy, t, (states, pooled), ids, tile, lines, scales)
+
+        return velocity_loss(velocity, latents, noise, t, self.alphas)
 
     def step(self, size: int, side: int) -> None:
         """One update; nothing in it waits for the device."""

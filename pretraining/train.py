@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from pretraining.data import Batch, Crops, precision
 from pretraining.model import Networks, build, read_tokenizer, scheduler
 from pretraining.muon import Muon
+from pretraining.objective import draw_noise, draw_times, velocity_loss
 
 _ENDS = ("embedding", "conv_in", "conv_out", "cond_embedding", "text_projection")  # Adam's, as is usual with Muon
 LONGEST_STEP = 5.0  # s; what is longer was a pause (a stopped process, a sleeping machine) and is not training
@@ -82,37 +83,19 @@ def with_conditions(batch: Batch, plan: StagePlan, rng: np.random.Generator) -> 
     )
 
 
-def draw_times(count: int, plan: StagePlan, rng: np.random.Generator, steps: int) -> torch.Tensor:
-    """Timesteps (count,) in [0, steps): logit-normal and stratified; the plan's shares early and at the very last."""
-    z = (rng.permutation(count) + rng.random(count)) / count
-    normal = torch.special.ndtri(torch.from_numpy(z).clamp(1e-4, 1 - 1e-4))
-    share = torch.sigmoid(plan.time_mean + plan.time_std * normal)
-    early = torch.from_numpy(rng.permutation(count) < plan.early * count)
-    share = torch.where(early, 0.8 + 0.2 * torch.from_numpy(rng.random(count)), share)
-    last = torch.from_numpy(rng.permutation(count) < plan.last * count)
-    return torch.where(last, steps - 1, (share * steps).long()).clamp(0, steps - 1)
-
-
 def loss_of(
     networks: Networks, batch: Batch, plan: StagePlan, rng: np.random.Generator, alphas: torch.Tensor
 ) -> torch.Tensor:
-    """Squared error of the clean latents, weighted by the square root of the signal-to-noise ratio within [0.3, 5].
-
-    The network's output is v, so that little noise asks for little; the loss is not v's, which little noise would rule.
-    Much noise keeps some weight: there the condition alone says the colour, and later steps believe what they find.
-    """
-    device, n = alphas.device, len(batch.captions)
-    t = draw_times(n, plan, rng, len(alphas)).to(device)
-    latents = batch.latents
-    dice = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-    noise = torch.randn(latents.shape, generator=dice, device=device)
-    signal = alphas[t].view(-1, 1, 1, 1)
-    noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+    """`objective.velocity_loss` of a batch of crops; some captions are left out, by the plan's share."""
+    device = alphas.device
+    t = draw_times(len(batch.captions), plan, rng, len(alphas)).to(device)
+    noise = draw_noise(batch.latents, rng)
     captions = ["" if rng.random() < plan.drop_text else caption for caption in batch.captions]
-    velocity = predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids, batch.tile, batch.edges)
-    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity.float()
-    weight = (signal / (1 - signal)).clamp(0.3, 5).sqrt()
-    return (weight * (clean - latents) ** 2).mean()
+
+    def velocity(noisy: torch.Tensor) -> torch.Tensor:
+        return predict(networks, noisy, t, encode_text(networks, captions), batch.time_ids, batch.tile, batch.edges)
+
+    return velocity_loss(velocity, batch.latents, noise, t, alphas)
 
 
 def rate_at(plan: StagePlan, share: float) -> float:
