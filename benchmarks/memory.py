@@ -247,8 +247,8 @@ def main() -> None:
         for phase in ("training", "drawing", "decoding"):
             counted = getattr(count, phase)() / 2**30
             said = planned.get(phase, planned.get("drawing", 0)) / 2**30
-            told = f"{said:8.2f} {counted / said:6.2f}" if said else ""
-            print(f"{', '.join(filter(None, words)):44} {phase:10} {counted:8.2f} {told}", flush=True)
+            compared = f"{said:8.2f} {counted / said:6.2f}" if said else ""
+            print(f"{', '.join(filter(None, words)):44} {phase:10} {counted:8.2f} {compared}", flush=True)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,11 @@ def main() -> None:
         rows.append([made.embroidery, made.design, block_chart(dict(style.blocks), base.attention_blocks)])
         rows[-1] += [result.image for result in results]
         guide = options.guide or style.recipe["sampling"]["guide"]
-        told = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {guide}"
-        labels.append(f"{name}: {style.description}; {told}")
+        summary = f"mean score {sum(scores) / max(1, len(scores)):.2f}, edges {options.edges}, guide {guide}"
+        labels.append(f"{name}: {style.description}; {summary}")
         family = (style.stitch or {}).get("family")
         seconds = f"learn {learnt - start:6.1f} s, {len(designs)} designs {drawn - learnt:6.1f} s"
-        print(f"{name:28} {seconds}, stitch {family}, {told}", flush=True)
+        print(f"{name:28} {seconds}, stitch {family}, {summary}", flush=True)
     sheet = contact_sheet(rows, ["photo", "our flat design", "style blocks", *named], labels, cell=CELL)
     print(save_image(sheet, options.output / "sheet.jpg", overwrite=True))
 

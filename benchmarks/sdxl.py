@@ -347,8 +347,8 @@ class Bench:
         """Keep and print a result."""
         self.results[name] = values
         brief = {k: v for k, v in values.items() if not isinstance(v, dict)}
-        told = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in brief.items())
-        print(f"[{time.monotonic() - self.start:6.1f} s] {name}: {told}", flush=True)
+        figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in brief.items())
+        print(f"[{time.monotonic() - self.start:6.1f} s] {name}: {figures}", flush=True)
         if self.options.out:
             folder = Path(self.options.out)
             folder.mkdir(parents=True, exist_ok=True)
@@ -453,12 +453,12 @@ class Bench:
         """A stage through tambour's own code."""
         steps = self.steps(which)
         with self.lora() as adapter:
-            told = self.trained(which, adapter, steps, self.options.iterations)
-            told["TFLOP"] = self.operations(adapter, steps)
-        told["TFLOP_per_s"] = told["TFLOP"] / told["seconds"]
+            figures = self.trained(which, adapter, steps, self.options.iterations)
+            figures["TFLOP"] = self.operations(adapter, steps)
+        figures["TFLOP_per_s"] = figures["TFLOP"] / figures["seconds"]
         if "matrix" in self.results:
-            told["share"] = told["TFLOP_per_s"] / self.results["matrix"]["TFLOP_per_s"]
-        self.tell(f"ours {which}", **told)
+            figures["share"] = figures["TFLOP_per_s"] / self.results["matrix"]["TFLOP_per_s"]
+        self.tell(f"ours {which}", **figures)
 
     def one(self) -> None:
         self.ours("one")
@@ -481,17 +481,17 @@ class Bench:
                 return
             with self.away(*ours), self.lora(full) as adapter:
                 steps = plain_steps(which, model, sources, autocast)
-                told = self.trained(which, adapter, steps, self.options.iterations)
+                figures = self.trained(which, adapter, steps, self.options.iterations)
             mine = self.results.get(f"ours {which}")
             if mine:
-                told["plain / ours"] = told["seconds"] / mine["seconds"]
+                figures["plain / ours"] = figures["seconds"] / mine["seconds"]
                 gaps = [
                     abs(a - b) / max(abs(b), 1e-3)
-                    for name, values in told["losses"].items()
+                    for name, values in figures["losses"].items()
                     for a, b in zip(mine["losses"][name], values, strict=False)
                 ]
-                told["largest relative difference of losses"] = max(gaps)
-            self.tell(f"plain {which}", **told)
+                figures["largest relative difference of losses"] = max(gaps)
+            self.tell(f"plain {which}", **figures)
 
     def ours_drawn(self, base: Base, count: int, steps: int) -> torch.Tensor:
         """SDEdit at strength 1 (every step), guidance, two ControlNets; decoded."""
@@ -532,7 +532,7 @@ class Bench:
                 seconds = self.timed(self.pipeline_drawn, 2)
             else:
                 seconds = self.timed(functools.partial(self.ours_drawn, self.base, count, steps, every), 2)
-            told = {"seconds": seconds, "a picture": seconds / count, "peak_GiB": self.peak()}
+            figures = {"seconds": seconds, "a picture": seconds / count, "peak_GiB": self.peak()}
             if single is None:  # counting is slow: two short runs tell what a step takes and what is done once
                 single = seconds
                 with FlopCounterMode(display=False) as counter:
@@ -541,14 +541,14 @@ class Bench:
                 with FlopCounterMode(display=False) as counter:
                     self.ours_drawn(self.base, 1, 2)
                 work = once + (steps - 1) * (counter.get_total_flops() / 1e12 - once)
-                told["finite"] = bool(pictures.isfinite().all())
+                figures["finite"] = bool(pictures.isfinite().all())
             else:
-                told["this / ours"] = seconds / count / single
+                figures["this / ours"] = seconds / count / single
             if every == 1:
-                told |= {"TFLOP": count * work, "TFLOP_per_s": count * work / seconds}
+                figures |= {"TFLOP": count * work, "TFLOP_per_s": count * work / seconds}
                 if "matrix" in self.results:
-                    told["share"] = told["TFLOP_per_s"] / self.results["matrix"]["TFLOP_per_s"]
-            self.tell(name, **told)
+                    figures["share"] = figures["TFLOP_per_s"] / self.results["matrix"]["TFLOP_per_s"]
+            self.tell(name, **figures)
 
     def checkpointing(self) -> None:
         """Both stages again with gradient checkpointing: peak memory, and what it costs in time."""
@@ -558,8 +558,8 @@ class Bench:
                 if self.left() < 0:
                     return
                 with self.lora() as adapter:
-                    told = self.trained(which, adapter, self.steps(which), min(5, self.options.iterations))
-                self.tell(f"checkpointed {which}", **told)
+                    figures = self.trained(which, adapter, self.steps(which), min(5, self.options.iterations))
+                self.tell(f"checkpointed {which}", **figures)
         finally:
             self.base.unet.disable_gradient_checkpointing()
 
@@ -597,18 +597,18 @@ class Bench:
         parts["encode"] = self.results["encode two pairs"]["seconds"] * 2
         counts = dict(zip(("one", "two"), self.size.iterations, strict=True))
         for which, iterations in counts.items():
-            told = self.results.get(f"ours {which}")
-            if told is None:
+            figures = self.results.get(f"ours {which}")
+            if figures is None:
                 return
-            parts[f"stage {which}"] = told["seconds"] * iterations
+            parts[f"stage {which}"] = figures["seconds"] * iterations
             writes = 1 + int(parts[f"stage {which}"] // 15)  # checkpoint_seconds
-            parts[f"checkpoints {which}"] = writes * (told["checkpoint"] or 0.0)
-        told = {"seconds": sum(parts.values())}
+            parts[f"checkpoints {which}"] = writes * (figures["checkpoint"] or 0.0)
+        figures = {"seconds": sum(parts.values())}
         plain = [self.results.get(f"plain {which}") for which in counts]
         if all(plain):
             slower = sum((p["plain / ours"] - 1) * parts[f"stage {w}"] for w, p in zip(counts, plain, strict=True))
-            told["plain / ours"] = 1 + slower / told["seconds"]
-        self.tell("learn, projected", **told, **parts)
+            figures["plain / ours"] = 1 + slower / figures["seconds"]
+        self.tell("learn, projected", **figures, **parts)
 
         wanted = sum(parts[f"stage {which}"] + parts[f"checkpoints {which}"] for which in counts)
         if self.left() < 1.1 * wanted + 10:
@@ -617,8 +617,8 @@ class Bench:
         began = time.perf_counter()
         with self.lora() as adapter:
             for which, iterations in counts.items():
-                told = self.trained(which, adapter, self.steps(which), iterations)
-                if told["iterations"] < iterations:
+                figures = self.trained(which, adapter, self.steps(which), iterations)
+                if figures["iterations"] < iterations:
                     return
         both = time.perf_counter() - began
         rest = sum(v for k, v in parts.items() if not k.startswith(("stage", "checkpoints")))
@@ -641,10 +641,10 @@ class Bench:
             if self.left() < 0:
                 break
             with self.lora() as adapter:
-                told = self.trained(which, adapter, self.steps(which), min(5, self.options.iterations))
+                figures = self.trained(which, adapter, self.steps(which), min(5, self.options.iterations))
             if f"ours {which}" in self.results:
-                told["this / ours"] = told["seconds"] / self.results[f"ours {which}"]["seconds"]
-            self.tell(f"lean {which}", **told)
+                figures["this / ours"] = figures["seconds"] / self.results[f"ours {which}"]["seconds"]
+            self.tell(f"lean {which}", **figures)
         if self.left() > 0:
             self.fresh()
             seconds = self.timed(lambda: self.ours_drawn(self.base, 1, self.options.steps), 1)
@@ -703,21 +703,25 @@ class Bench:
                 return
             with self.lora() as adapter, around():
                 steps = [within(step, inside) for step in self.steps("one")]
-                told = self.trained("one", adapter, steps, self.options.iterations)
+                figures = self.trained("one", adapter, steps, self.options.iterations)
             if "ours one" in self.results:
-                told["ours / this"] = self.results["ours one"]["seconds"] / told["seconds"]
-            self.tell(f"variant {name}", **told)
+                figures["ours / this"] = self.results["ours one"]["seconds"] / figures["seconds"]
+            self.tell(f"variant {name}", **figures)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def table(self) -> None:
         print(f"\n{', '.join(f'{key} {value}' for key, value in self.machine.items())}\n")
         print(f"{'':28} {'seconds':>9} {'TFLOP/s':>9} {'share':>7} {'peak GiB':>9} {'ratio':>7}")
-        for name, told in self.results.items():
-            ratio = told.get("plain / ours") or told.get("ours / this") or told.get("this / ours")
-            if "seconds" in told:
-                cells = [(told["seconds"], "9.3f"), (told.get("TFLOP_per_s"), "9.1f"), (told.get("share"), "7.3f")]
-                cells += [(told.get("peak_GiB"), "9.2f"), (ratio, "7.2f")]
+        for name, figures in self.results.items():
+            ratio = figures.get("plain / ours") or figures.get("ours / this") or figures.get("this / ours")
+            if "seconds" in figures:
+                cells = [
+                    (figures["seconds"], "9.3f"),
+                    (figures.get("TFLOP_per_s"), "9.1f"),
+                    (figures.get("share"), "7.3f"),
+                ]
+                cells += [(figures.get("peak_GiB"), "9.2f"), (ratio, "7.2f")]
                 texts = (" " * int(f.split(".")[0]) if v is None else format(v, f) for v, f in cells)
                 print(f"{name:28} {' '.join(texts)}".rstrip())
         print("\nratio: plain / ours for the plain loop, this / ours for sampling and lean, ours / this for variants")

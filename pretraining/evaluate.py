@@ -102,16 +102,16 @@ def text_sheet(networks: Networks, vae: AutoencoderTiny, **how) -> Image.Image:
 
 def figures(judged: list[Judged]) -> dict[str, dict[str, float]]:
     """Means of the verdicts by family and over all: `named` (share of right names), `texture`, `colour`, `count`."""
-    told = {}
+    by_family = {}
     for family in [*dict.fromkeys(one.family for one in judged), "all"]:
         some = [one for one in judged if family in (one.family, "all")]
-        told[family] = {
+        by_family[family] = {
             "named": float(np.mean([one.named == one.family for one in some])),
             "texture": float(np.mean([one.texture for one in some])),
             "colour": float(np.mean([one.colour for one in some])),
             "count": len(some),
         }
-    return told
+    return by_family
 
 
 def first_of_each(corpus: Corpus, kinds: tuple[str, ...] = TRAINED_FAMILIES, count: int = 1) -> list[int]:

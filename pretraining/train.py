@@ -276,7 +276,7 @@ def _process(rank, work, name, plan, start, device, count, meeting) -> None:
         mean = loss if mean is None else 0.98 * mean + 0.02 * loss
         if rank == 0 and step % 50 == 0:
             rate = (step - first) * plan.tokens * count / (time.monotonic() - began)
-            told = f"{name} step {step}  loss {mean:.4f}  {spent:.0f}/{plan.seconds:.0f} s  {rate:.0f} tokens/s"
-            print(told, flush=True)
+            line = f"{name} step {step}  loss {mean:.4f}  {spent:.0f}/{plan.seconds:.0f} s  {rate:.0f} tokens/s"
+            print(line, flush=True)
     if meeting:
         dist.destroy_process_group()

@@ -163,10 +163,10 @@ class Designs:
         drawings = rng.integers(len(self.names), size=count)
         colours = np.where(rng.random(count) < PLAIN, 0, rng.integers(1, 1 + len(COLOURS), size=count))
         spelt = [None, *COLOURS]
-        told = [
+        drawn_captions = [
             caption(self.names[n], spelt[c], int(self.hands[n]) + 1) for n, c in zip(drawings, colours, strict=True)
         ]
-        return self.codes[drawings, colours].float(), told
+        return self.codes[drawings, colours].float(), drawn_captions
 
 
 def read_designs(art: Path, cache: Path) -> Designs:

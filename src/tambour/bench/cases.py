@@ -2,7 +2,7 @@
 
 TruthBench holds styles that no base of ours has seen (`HELD_OUT`), on the bundled designs. A style is shown once, as a
 pair on one design; what a method makes of the other designs is compared with the very stitches, drawn there by the
-renderer on the same fabric. Styles and designs are split: tuning looks at "development" only, "test" is what is told.
+renderer on the same fabric. Styles and designs are split: tuning looks at "development" only, "test" is reported.
 """
 
 from __future__ import annotations
@@ -156,9 +156,9 @@ def content_hash() -> str:
     """sha256 hex of everything the cases are made from: parameters, splits, designs, prompts, as canonical JSON."""
     styles = [dict(vars(style), stitch=dict(style.stitch), fabric=dict(style.fabric)) for style in STYLES]
     drawings = {name: hashlib.sha256(_svg(name).encode()).hexdigest() for names in DESIGNS.values() for name in names}
-    told = dict(styles=styles, designs=DESIGNS, drawings=drawings, prompts=PROMPTS)
-    told |= dict(size=SIZE, px_per_mm=PX_PER_MM, seed=SEED)
-    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    facts = dict(styles=styles, designs=DESIGNS, drawings=drawings, prompts=PROMPTS)
+    facts |= dict(size=SIZE, px_per_mm=PX_PER_MM, seed=SEED)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------

@@ -105,14 +105,14 @@ class Domain:
     Attributes:
         recipe, paper: what follows the base's name in the names of its recipe and of that with the paper's numbers.
         metrics: names of those that mean something here.
-        told: said before the table.
+        note: said before the table.
     """
 
     name: str
     recipe: str
     paper: str
     metrics: tuple[str, ...]
-    told: str
+    note: str
 
 
 DOMAINS: dict[str, Domain] = {
@@ -151,9 +151,9 @@ def cases_of(domain: str, split: str, names: Sequence[str] | None = None) -> tup
 
 def content_hash(domain: str) -> str:
     """sha256 hex of everything a domain's cases are made from."""
-    told = [{**vars(case), **{k: dict(getattr(case, k)) for k in ("settings", "stitch", "fabric")}}
+    facts = [{**vars(case), **{k: dict(getattr(case, k)) for k in ("settings", "stitch", "fabric")}}
             for case in CASES if case.domain == domain]  # fmt: skip
-    text = json.dumps([told, cases.content_hash()], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([facts, cases.content_hash()], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -162,12 +162,14 @@ def content_hash(domain: str) -> str:
 
 @lru_cache(maxsize=32)  # 2 MB each
 def _drawn(case: str, name: str, seed: int) -> Rendered:
-    told = next(one for one in CASES if one.name == case)
-    art = repainted(cases.design(name), told.palette)
-    if told.stitch:
-        return render(art, Stitch(**told.stitch), Fabric(**told.fabric), seed=seed, px_per_mm=cases.PX_PER_MM)
-    flat = np.asarray(flatten(art, told.ground))
-    picture = look(told.look, flat, seed, **told.settings)
+    case_drawn = next(one for one in CASES if one.name == case)
+    art = repainted(cases.design(name), case_drawn.palette)
+    if case_drawn.stitch:
+        return render(
+            art, Stitch(**case_drawn.stitch), Fabric(**case_drawn.fabric), seed=seed, px_per_mm=cases.PX_PER_MM
+        )
+    flat = np.asarray(flatten(art, case_drawn.ground))
+    picture = look(case_drawn.look, flat, seed, **case_drawn.settings)
     whole = np.ones(flat.shape[:2], bool)  # the ground is painted too
     return Rendered(Image.fromarray(picture), np.zeros(flat.shape[:2], np.float32), whole, whole.astype(np.int32))
 

@@ -101,12 +101,12 @@ def direction_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> 
     Places count by how directed the truth is there, the better half of them alike. A result that has no direction at a
     place, or a far fainter one (a blurred truth), is off by 45.
     """
-    told = []
+    read = []
     for picture in (truth, result):
         contrast, weight = contrast_map(picture, mask)
         contrast = cv2.GaussianBlur(contrast, (0, 0), _FINE)
-        told.append(directions(contrast, cv2.erode(mask.astype(np.float32), np.ones((5, 5))) * weight, _AROUND))
-    (wanted, clear), (found, seen) = told
+        read.append(directions(contrast, cv2.erode(mask.astype(np.float32), np.ones((5, 5))) * weight, _AROUND))
+    (wanted, clear), (found, seen) = read
     if not mask.any() or float(clear[mask].max()) < _FAINT:
         return float("nan")
     faint = seen < np.maximum(_FAINT, _WEAK * clear)

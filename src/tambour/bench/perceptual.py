@@ -219,16 +219,16 @@ def clip(picture: Image.Image, words: str) -> float:
     """100 max(cos(image, text), 0)."""
     network, processor = _clip()
     inputs = processor(text=[words], images=[picture], return_tensors="pt", padding=True, truncation=True).to(_device())
-    told = network(**inputs)
-    return float(100 * F.cosine_similarity(told.image_embeds, told.text_embeds).clamp(min=0))
+    output = network(**inputs)
+    return float(100 * F.cosine_similarity(output.image_embeds, output.text_embeds).clamp(min=0))
 
 
 @torch.no_grad()
-def of_result(picture: Image.Image, told: Mapping, pairing: Pairing, names: Sequence[str]) -> dict[str, float]:
+def of_result(picture: Image.Image, record: Mapping, pairing: Pairing, names: Sequence[str]) -> dict[str, float]:
     """The metrics that make sense for one result.
 
     Args:
-        told: the result's JSON; `item` is the design's name or the prompt, `text` tells which.
+        record: the result's JSON; `item` is the design's name or the prompt, `text` tells which.
 
     Raises:
         InputError: weights cannot be loaded.
@@ -237,9 +237,9 @@ def of_result(picture: Image.Image, told: Mapping, pairing: Pairing, names: Sequ
     if "csd" in names:
         reference = pairing.embroidery.convert("RGB").resize(picture.size, Image.Resampling.LANCZOS)
         values["csd"] = csd(result, to_tensor(reference))
-    if told["text"]:
-        return values | ({"clip": clip(picture, told["item"])} if "clip" in names else {})
-    target = next(target for target in pairing.targets if target.name == told["item"])
+    if record["text"]:
+        return values | ({"clip": clip(picture, record["item"])} if "clip" in names else {})
+    target = next(target for target in pairing.targets if target.name == record["item"])
     design = to_tensor(flatten(target.design, pairing.fabric))
     if "lpips" in names:
         values["lpips"] = lpips()(result, design)

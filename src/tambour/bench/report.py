@@ -40,7 +40,7 @@ COSTS = (
     Metric("draw_cpu", "drawing, CPU s", "lower", 0, np.inf, "the same in CPU time"),
     Metric("memory", "peak memory, MB", "lower", 0, np.inf, "of the GPU, else of the process"),
 )
-BY_STYLE = ("texture", "direction", "colour", "identified", "robust")  # what is told style by style
+BY_STYLE = ("texture", "direction", "colour", "identified", "robust")  # what is reported style by style
 TEXT = (
     Metric("hfrd_text", "text: HFRD", "lower", 0, 1, "as HFRD, on pictures from prompts"),
     Metric("histogram_reference", "text: histogram loss to reference", "higher", 0, 1,
@@ -95,7 +95,7 @@ def with_costs(rows: Sequence[Mapping]) -> list[dict]:
             limit = limits.setdefault((row["style"], row["item"]), {})
             name = "texture" if row["method"] == "unstyled" else "edges"
             limit.setdefault(name, []).append(row["metrics"][name])
-    told = []
+    priced = []
     for row in rows:
         values = dict(row["metrics"])
         for part in ("learn", "draw"):
@@ -106,8 +106,8 @@ def with_costs(rows: Sequence[Mapping]) -> list[dict]:
             passed = values["texture"] <= 0.5 * np.mean(limit["texture"])
             passed &= values["colour"] <= 6 and values["edges"] >= 0.9 * np.mean(limit["edges"])
             values["robust"] = float(passed)
-        told.append({**row, "metrics": values})
-    return told
+        priced.append({**row, "metrics": values})
+    return priced
 
 
 def unstitched(rows: Sequence[Mapping]) -> list[str]:
@@ -124,7 +124,7 @@ def against_rivals(rows: Sequence[Mapping], ours: str = "ours") -> list[dict]:
     """
     without = unstitched(rows)
     rivals = [method.name for method in METHODS if method.group == "trained" and method.name not in without]
-    told = []
+    compared = []
     for metric in METRICS:
         means = by_style(rows, metric.name)
         sign = 1 if metric.better == "lower" else -1
@@ -143,11 +143,11 @@ def against_rivals(rows: Sequence[Mapping], ours: str = "ours") -> list[dict]:
         low, high = interval(differences)
         worst, best_end = sorted((-sign * low, -sign * high))  # of how much better ours is
         wins = "ours" if worst > 0 else rival if best_end < 0 else "neither"
-        told.append(
+        compared.append(
             {"of": ours, "metric": metric.name, "ours": mine, "rival": rival, "rivals": value, "better": wins,
              "difference": mine - value, "low": low, "high": high, "styles": len(styles)}
         )  # fmt: skip
-    return told
+    return compared
 
 
 # -- the folder's report ----------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def report(out: str | Path, perceptual: Sequence[str] = ()) -> Generator[Progres
     if perceptual:
         yield from _perceptual(out, pairings, perceptual)
     found = results(out)
-    rows = with_costs([told for _, told in found if told["status"] == "done"])
+    rows = with_costs([record for _, record in found if record["status"] == "done"])
     wanted = tuple(metric for metric in (*METRICS, *extra, *TEXT, *COSTS) if by_style(rows, metric.name))
     cells = table(rows, wanted)
     absent = sorted({(t["method"], t["reason"]) for _, t in found if t["status"] == "n/a"})
@@ -210,13 +210,13 @@ def report(out: str | Path, perceptual: Sequence[str] = ()) -> Generator[Progres
 
 def _perceptual(out: Path, pairings: Mapping[str, Pairing], names: Sequence[str]) -> Iterator[Progress]:
     """Measure what networks measure where it is missing, and keep it with the results."""
-    todo = [(path, told) for path, told in results(out) if told["status"] == "done"]
-    for number, (path, told) in enumerate(todo):
-        missing = [name for name in names if name not in told["metrics"]]
+    todo = [(path, record) for path, record in results(out) if record["status"] == "done"]
+    for number, (path, record) in enumerate(todo):
+        missing = [name for name in names if name not in record["metrics"]]
         if missing:
             with Image.open(path.with_suffix(".png")) as picture:
-                values = of_result(picture.convert("RGB"), told, pairings[told["style"]], missing)
-            write_json(path, told | {"metrics": told["metrics"] | values})
+                values = of_result(picture.convert("RGB"), record, pairings[record["style"]], missing)
+            write_json(path, record | {"metrics": record["metrics"] | values})
         yield Progress("perceptual metrics", number + 1, len(todo))
 
 
@@ -230,9 +230,9 @@ def _text(path: Path, text: str) -> Path:
 def _sheet(pairing: Pairing, found: Sequence[tuple[Path, dict]]) -> Image.Image | None:
     """Design, truth and every method in columns, a design a row; above, the pair. None: nothing there."""
     drawn: dict[tuple[str, str], Path] = {}
-    for path, told in found:
-        if told["style"] == pairing.name and told["status"] == "done":
-            drawn.setdefault((told["item"], told["method"]), path.with_suffix(".png"))
+    for path, record in found:
+        if record["style"] == pairing.name and record["status"] == "done":
+            drawn.setdefault((record["item"], record["method"]), path.with_suffix(".png"))
     wanted = METHODS
     if pairing.domain in (EMBROIDERY, "artistic"):  # there the unstyled design stands in the first column
         wanted = [method for method in METHODS if method.name != "unstyled"]
@@ -258,7 +258,7 @@ def _sheet(pairing: Pairing, found: Sequence[tuple[Path, dict]]) -> Image.Image 
 def _lines(facts: Mapping) -> list[str]:
     """What must be said before any number."""
     split = facts["split"]
-    told = [
+    lines = [
         f"Split {split}, {len(facts['styles'])} styles ({', '.join(facts['styles'])}), "
         f"designs {', '.join(facts['designs'])}, {len(facts['seeds'])} seed(s), {facts['pictures']} pictures.",
         f"Base {facts['base']} ({facts['fingerprint'][:12] or 'none'}), budget {facts['budget']:g} of the recipe's "
@@ -266,20 +266,20 @@ def _lines(facts: Mapping) -> list[str]:
         "Mean over styles, in brackets the 95 % bootstrap interval over styles.",
     ]
     if split == "development":
-        told.append("Development split: methods may have been tuned on it, so these numbers prove nothing.")
+        lines.append("Development split: methods may have been tuned on it, so these numbers prove nothing.")
     elif split in SPLITS:
-        told.append("Test split: nothing may be tuned on it.")
+        lines.append("Test split: nothing may be tuned on it.")
     if facts["no rivals"]:
         titles = ", ".join(method.title for method in METHODS if method.name in facts["no rivals"])
-        told.append(f"Never the best trained rival, because none of its pictures passes: {titles}.")
+        lines.append(f"Never the best trained rival, because none of its pictures passes: {titles}.")
     if facts["domain"] != EMBROIDERY:
-        told.append(DOMAINS[facts["domain"]].told)
+        lines.append(DOMAINS[facts["domain"]].note)
     elif split == "test":
-        told.append(
+        lines.append(
             "The truth is drawn by the stitch renderer, which the fitted renderer and ours + fitted stitches use too; "
             "ours takes the bare fabric around the design from it, which texture and colour do not see."
         )
-    return told
+    return lines
 
 
 def _best(values: Mapping[str, float], metric: Metric) -> float | None:
@@ -396,8 +396,8 @@ def _page(
             lines = "".join(f"<li>{html.escape(', '.join(map(str, one.values())))}</li>" for one in facts[key])
             parts.append(f"<h2>{title}</h2><ul>{lines}</ul>")
     parts += [f'<h2>{sheet.stem}</h2><img src="{html.escape(str(sheet))}" alt="{sheet.stem}">' for sheet in sheets]
-    for title, told in (("Methods", [m for m in METHODS if m.name in cells]), ("Metrics", wanted)):
-        sources = "".join(f"<li><b>{html.escape(m.title)}</b>: {html.escape(m.source)}</li>" for m in told)
+    for title, listed in (("Methods", [m for m in METHODS if m.name in cells]), ("Metrics", wanted)):
+        sources = "".join(f"<li><b>{html.escape(m.title)}</b>: {html.escape(m.source)}</li>" for m in listed)
         parts.append(f"<h2>{title}</h2><ul>{sources}</ul>")
     body = "".join(parts)
     return f'<!doctype html><meta charset="utf-8"><title>Benchmark</title><style>{_STYLE}</style>{body}\n'

@@ -270,18 +270,18 @@ def _learn_and_draw(
         learnt, spent, failed = yield from _measured(group[0].learn(task), stage, 0, len(wanted))
     bad = 0
     for number, (method, item, path) in enumerate(wanted):
-        told: dict = {"status": "failed", "reason": failed}
+        record: dict = {"status": "failed", "reason": failed}
         if not failed:
             action = method.draw(task, learnt, item.target) if item.target else method.imagine(task, learnt, item.name)
             picture, drawing, fault = yield from _measured(action, stage, number, len(wanted))
-            told["reason"] = fault
+            record["reason"] = fault
             if not fault:
                 save_image(picture, path.with_suffix(".png"), overwrite=True)
-                told = {"status": "done", "learn": spent, "draw": drawing, "size": list(picture.size)}
-                told |= {"metrics": _metrics(picture, pairing, item), "metrics_version": metrics.VERSION}
-        bad += told["status"] == "failed"
-        _write(path, pairing, item, method, seed, base, told)
-        last = told.get("reason", "")
+                record = {"status": "done", "learn": spent, "draw": drawing, "size": list(picture.size)}
+                record |= {"metrics": _metrics(picture, pairing, item), "metrics_version": metrics.VERSION}
+        bad += record["status"] == "failed"
+        _write(path, pairing, item, method, seed, base, record)
+        last = record.get("reason", "")
         yield Progress(stage, number + 1, len(wanted), f"failed: {last}" if last else item.name)
     if not bad:
         shutil.rmtree(work, ignore_errors=True)
@@ -336,14 +336,14 @@ def place(
     out: Path, pairing: Pairing, item: Item, method: Method, base: Base | None, recipe: Recipe, seed: int
 ) -> Path:
     """The JSON of a result; its picture lies beside it."""
-    told = {
+    identity = {
         "case": _case_hash(pairing, item),
         "method": [method.name, VERSION],
         "seed": seed,
         "weights": base.fingerprint if base and method.needs_base else "",
         "recipe": recipe_values(recipe) if method.needs_base else "",
     }
-    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in item.name)
     return out / "results" / pairing.split / pairing.name / name / f"{method.name}-{seed}-{key}.json"
 
@@ -367,11 +367,13 @@ def done(path: Path) -> bool:
         return False
 
 
-def _write(path: Path, pairing: Pairing, item: Item, method: Method, seed: int, base: Base | None, told: dict) -> None:
+def _write(
+    path: Path, pairing: Pairing, item: Item, method: Method, seed: int, base: Base | None, record: dict
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = dict(split=pairing.split, style=pairing.name, item=item.name, text=item.target is None, method=method.name)
     weights = base.fingerprint if base and method.needs_base else ""
-    write_json(path, facts | {"seed": seed, "weights": weights} | told)
+    write_json(path, facts | {"seed": seed, "weights": weights} | record)
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
@@ -413,10 +415,10 @@ def _metrics(picture: Image.Image, pairing: Pairing, item: Item) -> dict[str, fl
         reference = np.asarray(pairing.embroidery.convert("RGB"))
         leaked = metrics.histogram_loss(result, reference)
         return {"histogram_reference": leaked, "hfrd_text": metrics.hfrd(result, reference)}
-    told = known(pairing, item.target)
+    expected = known(pairing, item.target)
     if pairing.domain != domains.EMBROIDERY:
-        return metrics.measure_look(result, told, domains.DOMAINS[pairing.domain].metrics)
-    return metrics.measure(result, told)
+        return metrics.measure_look(result, expected, domains.DOMAINS[pairing.domain].metrics)
+    return metrics.measure(result, expected)
 
 
 def setup_of(out: Path) -> dict:
@@ -460,14 +462,16 @@ def pairings_of(out: Path) -> dict[str, Pairing]:
 def measure_again(out: Path, pairings: Mapping[str, Pairing]) -> Iterator[Progress]:
     """Measure results anew that were measured by another version of the metrics."""
     stale = [
-        (path, told)
-        for path, told in results(out)
-        if told["status"] == "done" and told["metrics_version"] != metrics.VERSION
+        (path, record)
+        for path, record in results(out)
+        if record["status"] == "done" and record["metrics_version"] != metrics.VERSION
     ]
-    for number, (path, told) in enumerate(stale):
-        pairing = pairings[told["style"]]
+    for number, (path, record) in enumerate(stale):
+        pairing = pairings[record["style"]]
         targets = {target.name: target for target in pairing.targets}
         with Image.open(path.with_suffix(".png")) as picture:
-            values = _metrics(picture, pairing, Item(told["item"], None if told["text"] else targets[told["item"]]))
-        write_json(path, told | {"metrics": values, "metrics_version": metrics.VERSION})
+            values = _metrics(
+                picture, pairing, Item(record["item"], None if record["text"] else targets[record["item"]])
+            )
+        write_json(path, record | {"metrics": values, "metrics_version": metrics.VERSION})
         yield Progress("metrics", number + 1, len(stale))

@@ -253,11 +253,11 @@ def image_prompted(pipeline: Any, weights: dict) -> Iterator[None]:
 
 def instant_style(task: Task, learnt: None, target: Target) -> Iterator[Progress]:
     """SDEdit under the recipe's ControlNets with the embroidery as image prompt. Returns the picture."""
-    told = {"ip_adapter_image": task.style.embroidery.convert("RGB")}
-    return (yield from prompted_by_image(task, target, ADAPTER, told))
+    image_prompt = {"ip_adapter_image": task.style.embroidery.convert("RGB")}
+    return (yield from prompted_by_image(task, target, ADAPTER, image_prompt))
 
 
-def prompted_by_image(task: Task, target: Target, weights: dict, told: dict) -> Iterator[Progress]:
+def prompted_by_image(task: Task, target: Target, weights: dict, image_prompt: dict) -> Iterator[Progress]:
     """`instant_style` with any adapter's weights and any form of the image prompt."""
     base, sampling, edges = task.base, task.recipe.sampling, setting(task)
     flat, crop_box = padded(task, target)
@@ -276,7 +276,7 @@ def prompted_by_image(task: Task, target: Target, weights: dict, told: dict) -> 
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance_scale,
             generator=generator(task.seed, "instantstyle"),
-            **told,
+            **image_prompt,
         ).images[0]
     return finished(task, image, flat, crop_box)
 

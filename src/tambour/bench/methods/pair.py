@@ -122,15 +122,21 @@ def style_guidance(unet: nn.Module, plain: Prompt, weight: float) -> Iterator[No
     styled = unet.forward
 
     def forward(sample, timestep, encoder_hidden_states, added_cond_kwargs=None, **others):
-        told = dict(encoder_hidden_states=encoder_hidden_states, added_cond_kwargs=added_cond_kwargs, **others)
-        with_style = styled(sample, timestep, **told)[0]
+        arguments = dict(encoder_hidden_states=encoder_hidden_states, added_cond_kwargs=added_cond_kwargs, **others)
+        with_style = styled(sample, timestep, **arguments)[0]
         rows = plain.expand(1)
-        heard, pooled = encoder_hidden_states.clone(), added_cond_kwargs["text_embeds"].clone()
-        heard[-1:], pooled[-1:] = rows.embeds, rows.pooled  # the last row is the prompt's, one before it the negative's
-        told |= {"encoder_hidden_states": heard, "added_cond_kwargs": {**added_cond_kwargs, "text_embeds": pooled}}
+        embeds, pooled = encoder_hidden_states.clone(), added_cond_kwargs["text_embeds"].clone()
+        embeds[-1:], pooled[-1:] = (
+            rows.embeds,
+            rows.pooled,
+        )  # the last row is the prompt's, one before it the negative's
+        arguments |= {
+            "encoder_hidden_states": embeds,
+            "added_cond_kwargs": {**added_cond_kwargs, "text_embeds": pooled},
+        }
         unet.disable_adapters()
         try:
-            without = styled(sample, timestep, **told)[0]
+            without = styled(sample, timestep, **arguments)[0]
         finally:
             unet.enable_adapters()
         output = without.clone()

@@ -12,7 +12,7 @@ from tambour.imaging.regions import find_regions
 
 FACES = 8  # directions in which borders face
 ORIENTATIONS = ("picture", "border", "axis")
-_ROUND = 2.0  # px, over which a border's direction is told
+_ROUND = 2.0  # px, over which a border's direction is averaged
 
 
 @dataclass(frozen=True)

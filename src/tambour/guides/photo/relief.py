@@ -28,14 +28,14 @@ SIDE = 512  # px; of a larger photo the part with most stitches is kept
 LEAST = 64  # px; smaller ones show too little
 OPEN = 0.75  # share of yarn in what a region shows, under which its fabric shows through: open work
 _CONTRAST, _DISTANCE, _ANGLE = 100.0, 4.0, 256 / np.pi  # steps of grey in the file
-RIM = 6  # px under a border that are told by themselves
-_MOST = 2.0  # contrast that is told; on black yarn a glint, or a neighbour's light, is many times its own
+RIM = 6  # px under a border that are kept apart
+_MOST = 2.0  # contrast that is kept; on black yarn a glint, or a neighbour's light, is many times its own
 _FEW = 20  # px that say nothing
 _LEAST = 0.02  # of the picture: with less that shows nothing but stitches, there is no relief
 _FAINT = 0.01  # contrast of a photo that shows no stitches
-_WIDE = 25.0  # px; lightness is told from what is around it in the same colour
+_WIDE = 25.0  # px; lightness is compared with what is around it in the same colour
 _MAIN = 300  # px of a colour that says anything
-_TOLD = 15.0  # steps of CIELAB between colours and fabric, under which how much shows through cannot be told
+_DISTINCT = 15.0  # steps of CIELAB between colours and fabric, under which how much shows through cannot be known
 _BORDER = 8.0  # steps of CIELAB between two colours of a design
 _CLIPPED = 0.85  # of what white leaves, from which on a highlight may have been brighter
 _TILT = (0, 0, 0, 0, 0, -0.07, -0.08)  # half of what the benchmark's development styles have, at `SHARES`
@@ -77,14 +77,14 @@ class Relief:
             self.clear * 255,
         )
         pixels = np.dstack([plane.astype(np.uint8) for plane in planes]) * self.clear[..., None].astype(np.uint8)
-        told = PngImagePlugin.PngInfo()
-        told.add_text("orientation", self.orientation)
-        told.add_text("cover", repr(self.cover))
-        told.add_text("tones", json.dumps([self.tones.level, self.tones.tilt]))
+        metadata = PngImagePlugin.PngInfo()
+        metadata.add_text("orientation", self.orientation)
+        metadata.add_text("cover", repr(self.cover))
+        metadata.add_text("tones", json.dumps([self.tones.level, self.tones.tilt]))
         if self.rim is not None:
-            told.add_text("rim", json.dumps(np.round(self.rim, 4).tolist()))
+            metadata.add_text("rim", json.dumps(np.round(self.rim, 4).tolist()))
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG", pnginfo=told, optimize=True)
+        Image.fromarray(pixels).save(file, "PNG", pnginfo=metadata, optimize=True)
         return file.getvalue()
 
     @classmethod
@@ -256,8 +256,8 @@ def _own_contrast(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tu
             yarn = flat[here].mean(0) - fabric
             away += here.sum() * float(yarn @ (seen[here].mean(0) - fabric))
             apart += here.sum() * float(yarn @ yarn)
-    told = fabric is not None and apart > _TOLD**2 * counts.sum()
-    return contrast, float(np.clip(away / apart, 0.1, 1)) if told else 1.0
+    distinct = fabric is not None and apart > _DISTINCT**2 * counts.sum()
+    return contrast, float(np.clip(away / apart, 0.1, 1)) if distinct else 1.0
 
 
 def _main_colours(design: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -285,10 +285,10 @@ def _on_plain(
     steps, weight = (yarns - PLAIN) / SPAN, counts / counts.sum()
     level, tilt = np.zeros(len(SHARES)), np.zeros(len(SHARES))
     for number in range(len(SHARES)):
-        told = seen[:, number] < _CLIPPED * room
-        if not told.any():
-            told = yarns == yarns.min()
-        x, y, w = steps[told], seen[told, number], weight[told]
+        unclipped = seen[:, number] < _CLIPPED * room
+        if not unclipped.any():
+            unclipped = yarns == yarns.min()
+        x, y, w = steps[unclipped], seen[unclipped, number], weight[unclipped]
         middle, mean = np.average(x, weights=w), np.average(y, weights=w)
         agreed = (w * (x - middle) * (y - mean)).sum() + _STIFF * _TILT[number]
         tilt[number] = agreed / ((w * (x - middle) ** 2).sum() + _STIFF)

@@ -248,8 +248,8 @@ class Strips:
             for first in range(0, int(depth.max()) + 1, self._height - self._over):
                 here = (depth >= first) & (depth < first + self._height)
                 if here.any():
-                    told = (rows[here], columns[here], depth[here], arc[here], ring.turn[point[here]])
-                    row = _Row(curve, curve.lengths(self._depths + first), first, *told)
+                    pixels = (rows[here], columns[here], depth[here], arc[here], ring.turn[point[here]])
+                    row = _Row(curve, curve.lengths(self._depths + first), first, *pixels)
                     self._lay_row(row, contrast, done, rng)
 
     @property

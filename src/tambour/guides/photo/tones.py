@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # of places that are darker
-PLAIN, SPAN = 40.0, 35.0  # L* of the yarn on which contrast is told, and of a step of it
+PLAIN, SPAN = 40.0, 35.0  # L* of the yarn on which contrast is kept, and of a step of it
 _STEPS = (-0.8, 1.7)  # of `SPAN`: L* 12 to 99
 _AS_LIGHT = 0.6  # of what it takes for stitches on white yarn to reflect as much light as their flat colour
 _FALL = 12.0  # L*; so much lower at most

@@ -50,9 +50,9 @@ def raised(contrast: np.ndarray, relief: Relief, place: RegionGeometry) -> np.nd
     share = min(1.0, float(np.square(relief.rim[:_TOLD]).mean()) / max(power, 1e-6))
     around = np.c_[relief.rim, relief.rim[:, :1]].astype(np.float32)
     depth = np.clip(place.distance, 0, RIM - 1).astype(np.float32)
-    told = cv2.remap(around, facing(place), depth, cv2.INTER_LINEAR)
+    rim_contrast = cv2.remap(around, facing(place), depth, cv2.INTER_LINEAR)
     share = share * np.clip(1 - place.distance / RIM, 0, 1) * (place.labels > 0)
-    return contrast + share * (told - contrast)
+    return contrast + share * (rim_contrast - contrast)
 
 
 def in_stitches(
