@@ -284,7 +284,7 @@ def test_a_domains_benchmark_runs_and_reports(domain, toy, tmp_path):
     assert told["cases"] == domains.content_hash(domain) and told["domain"] == domain
     assert told["table"]["truth"]["texture"]["mean"] < told["table"]["unstyled"]["texture"]["mean"]
     assert (out / "sheets" / f"{case.name}.jpg").exists()
-    assert domains.DOMAINS[domain].told in (out / "report.md").read_text()
+    assert domains.DOMAINS[domain].note in (out / "report.md").read_text()
 
 
 def test_methods_that_need_stitches_are_refused_elsewhere(tmp_path, capsys):
