@@ -47,7 +47,7 @@ class Metric:
 
 METRICS: tuple[Metric, ...] = (
     Metric("texture", "texture to truth", "lower", 0, np.inf,
-           "tambour.texture: steerable band energies and moments (after Portilla and Simoncelli 2000) and "
+           "tambour.imaging.texture: steerable band energies and moments (after Portilla and Simoncelli 2000) and "
            "autocorrelation by direction from the thread, inside the stitched mask; 0 the same, about 1 unlike"),
     Metric("identified", "style named", "higher", 0, 1,
            "1 if, of the truths of all styles on this design, the nearest by texture is the right style's"),

@@ -46,7 +46,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class MaskedStyleGuidance:
-    """What the base is asked without its LoRA, for all that lies outside of a region (ours; not in the paper).
+    """What the base is asked without its LoRA, for all that lies outside of a region (ours; method, section 11).
 
     With e the base's prediction and e_style that with the LoRA, each under its own prompt and conditions, a step takes
     e + scale inside (e_style - e): style guidance (Jones et al. 2024, section 3.3), held to the region.

@@ -1,4 +1,4 @@
-"""Outlines -> a flat design: closed areas in a reference's colours (ours; the paper shows a model the edges alone).
+"""Outlines -> a flat design: closed areas in a reference's colours (method, section 14; the paper shows edges alone).
 
 A base that was hardly trained on edge maps alone cannot tell inside from outside in them. With the areas filled, sketch
 colorization and appearance transfer (method, section 7) are embroidery again. Which area takes which colour nobody can

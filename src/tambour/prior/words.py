@@ -1,4 +1,4 @@
-"""Words -> a flat design, for bases that follow a design but draw no objects from words (ours; not in the paper).
+"""Words -> a flat design, for bases that follow a design but draw no objects from words (ours; method, section 15).
 
 A prompt is read as a colour and an object that the base's prior knows ("two big red hearts on linen" -> "a red heart");
 the prior draws that at 64 px, and the drawing becomes a crisp flat design: a few colours, smooth borders, no ground.

@@ -42,9 +42,9 @@ class Style:
         description: what the reference showed, in words.
         fabric: RGB, 0 to 255; transparent designs are put on it.
         stitch: the stitch fitted to the reference (`stitch.stitch_values`), or None.
-        statistics: `texture.texture_statistics` of the reference at the working size; () if unknown.
+        statistics: `imaging.texture.texture_statistics` of the reference at the working size; () if unknown.
         thumbnail: the reference, small, as an image file's bytes; b"" if there is none.
-        relief: its stitches without their colours, and how they lie (`stitch.relief`); b"" if there is none.
+        relief: its stitches without their colours, and how they lie (`guides.photo.relief`); b"" if there is none.
         palette: RGB and share of the colours of the reference's design (`pair.fill`), where the recipe fills outlines
             with them; else ().
     """

@@ -161,7 +161,7 @@ METHODS = (
     Method("no-lora", "ours without LoRA", "ablation", "the base, started from the reference's own stitches",
            without_lora, _ours, None, "ours"),
     Method("stitches-alone", "its stitches, no model", "ablation", "the reference's own stitches as ours lays them out "
-           "(stitch/quilt.py), nothing else", stitches_alone, needs_base=False),
+           "(guides/photo/quilt.py), nothing else", stitches_alone, needs_base=False),
     _ablation("shown-whole", "without palettes and region",
               f"{PAPER}: the pair as it is, the LoRA everywhere", without_ours),
     _ablation("by-similarity", "blocks by similarity", f"{PAPER}, section 2: five at least",

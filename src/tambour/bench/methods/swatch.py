@@ -71,7 +71,7 @@ def lay_swatch(swatch: bytes, flat: np.ndarray, inside: np.ndarray, seed: int = 
     pieces = sheet.reshape(-1, sheet.shape[1], sheet.shape[1])
     lab = rgb_to_lab(flat)
     relief = _quilt(pieces, inside, np.random.default_rng([seed, 0x5A7C]))
-    light = np.clip(lab[..., 0] + relief * (lab[..., 0] + 16), 0, 100)  # the inverse of `texture.contrast_map`
+    light = np.clip(lab[..., 0] + relief * (lab[..., 0] + 16), 0, 100)  # the inverse of `contrast_map`
     return lab_to_rgb(np.dstack([np.where(inside, light, lab[..., 0]), lab[..., 1:]]))
 
 

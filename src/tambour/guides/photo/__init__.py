@@ -65,7 +65,7 @@ class PhotoStitches(Stitches):
 
 
 def restore_stitches(image: Image.Image, start: Image.Image, inside: np.ndarray) -> Image.Image:
-    """A picture with most of the stitches that it started from: as light, as strong, as crisp (ours; section 9).
+    """A picture with most of the stitches that it started from: as light, as strong, as crisp (method, section 9).
 
     The last steps blur stitches, shift lightness and even contrast out a little. So `_LAID` of the contrast is that
     which was laid; lightness is put back place by place, the strength of contrast by one factor.

@@ -1,15 +1,15 @@
-"""A photo's own stitches laid out on any design: image quilting that knows where it is (ours; not in the paper).
+"""A photo's own stitches laid out on any design: image quilting that knows where it is (method, section 9).
 
 Image quilting (Efros and Freeman 2001) lays pieces of a texture side by side, each chosen so that it differs least from
 what lies there already, and cuts them along the path where they differ least. Here pieces of a photo's relief
-(`stitch.relief`) are laid so; and besides
+(`relief`) are laid so; and besides
 
 - they are turned into the direction in which the design's region runs, unless stitches keep that of the picture;
 - they come from places as far from a border of colour as the place they go to;
 - a piece fills one region alone, and one that was used already has a price (as in Kaspar et al. 2015);
 - relief is laid, in the light of the design's own colours, which so stay what they are.
 
-Where stitches follow the borders of their region, strips along its outlines come first (`stitch.strips`); pieces fill
+Where stitches follow the borders of their region, strips along its outlines come first (`strips`); pieces fill
 what these leave.
 """
 

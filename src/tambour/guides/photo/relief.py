@@ -1,4 +1,4 @@
-"""What a photo's stitches look like and how they lie in their regions, without their colours; ours, not in the paper.
+"""What a photo's stitches look like and how they lie in their regions, without their colours (method, section 9).
 
 A relief is the photo's local lightness contrast as one yarn would show it, and how other yarn would (`tones`), with the
 place of every pixel in its region: how far the border is, and which way the region runs there (`geometry`). Whether
@@ -234,7 +234,7 @@ def clear_of(design: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _own_contrast(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
     """Lightness contrast (H, W) with what is around in the same colour, and how much of what is seen is yarn.
 
-    Colours of a few px keep the contrast with whatever is around (`texture.contrast_map`).
+    Colours of a few px keep the contrast with whatever is around (`imaging.contrast`).
 
     How much: colours of an embroidery lie between those of its design (yarn alone) and the fabric's; where, by least
     squares. 1 where there is no bare fabric to compare with, or where no colour differs from it.
