@@ -22,8 +22,8 @@ SNR_LIMIT = 5.0  # gamma of min-SNR (Hang et al. 2023, "Efficient Diffusion Trai
 def squared_error(target: torch.Tensor, predicted: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
     """|| target - predicted ||^2 of each row: (B, c, h, w) twice -> (B,).
 
-    `counts` (B, 1, h, w): how much a place counts (ours, section 11); a row's mean is taken over what counts in an average row, so
-    that rows with few stitches weigh little.
+    `counts` (B, 1, h, w): how much a place counts (ours, section 11). A row's mean is taken over what counts in an
+    average row, so that rows with few stitches weigh little.
     """
     errors = (target.float() - predicted.float()).square()
     if counts is not None:

@@ -1,4 +1,4 @@
-"""Rows that follow borders: a photo's strips along its outlines, laid end to end along those of a design (method, section 9).
+"""Rows that follow borders: strips of a photo along its outlines, laid along those of a design (method, section 9).
 
 Where stitches run along the border of their region (orientation "border"), a place is given by how deep it lies under
 the outline and how far along: rows keep their depth, and along a row stitches keep their length round bends
