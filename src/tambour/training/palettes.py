@@ -1,4 +1,4 @@
-"""The reference in other colours: colour is content, so more than one palette is learnt from (method, section 12).
+"""The reference in other colours: colour is content, so more than one palette is learnt from (method, section 12)."""
 
 from __future__ import annotations
 
