@@ -1,9 +1,10 @@
 """What a draft costs: texture and time at fewer steps, beside the recipe's own, in one run.
 
+    python benchmarks/draft.py
 
 A style is learnt from the example with a tenth of the iterations where none is given. Every design is drawn with each
-number of steps, from the same seed. `style` is the texture's likeness to the reference (0 to 1, see `tambour.texture`),
-`apart` the texture's distance from the picture with all steps; `every` asks the ControlNets in each n-th step only.
+number of steps, from the same seed. `style` is the texture's likeness to the reference (0 to 1),
+`apart` the texture's distance from the picture with all steps.
 """
 
 from __future__ import annotations

@@ -517,13 +517,12 @@ class Bench:
         return by_pipeline(self.base, self.pairs[0], picture, self.options.steps, 0)
 
     def sampling(self) -> None:
-        """Pictures one by one and in batches, beside diffusers' pipeline; ControlNets asked in every second step."""
+        """Pictures one by one and in batches, beside diffusers' pipeline."""
         steps, work, single = self.options.steps, 0.0, None
-        for name, count, every in (
-            (f"sampling 1 x {steps} steps", 1, 1),
-            (f"sampling {self.options.batch} x {steps} steps", self.options.batch, 1),
-            ("pipeline", 1, 0),
-            ("sampling, ControlNets every 2nd", 1, 2),
+        for name, count in (
+            (f"sampling 1 x {steps} steps", 1),
+            (f"sampling {self.options.batch} x {steps} steps", self.options.batch),
+            ("pipeline", 1),
         ):
             if self.left() < 0:
                 return
@@ -531,7 +530,7 @@ class Bench:
             if name == "pipeline":
                 seconds = self.timed(self.pipeline_drawn, 2)
             else:
-                seconds = self.timed(functools.partial(self.ours_drawn, self.base, count, steps, every), 2)
+                seconds = self.timed(functools.partial(self.ours_drawn, self.base, count, steps), 2)
             figures = {"seconds": seconds, "a picture": seconds / count, "peak_GiB": self.peak()}
             if single is None:  # counting is slow: two short runs tell what a step takes and what is done once
                 single = seconds
@@ -544,7 +543,7 @@ class Bench:
                 figures["finite"] = bool(pictures.isfinite().all())
             else:
                 figures["this / ours"] = seconds / count / single
-            if every == 1:
+            if name != "pipeline":
                 figures |= {"TFLOP": count * work, "TFLOP_per_s": count * work / seconds}
                 if "matrix" in self.results:
                     figures["share"] = figures["TFLOP_per_s"] / self.results["matrix"]["TFLOP_per_s"]
