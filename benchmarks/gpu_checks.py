@@ -120,8 +120,8 @@ class Checks:
                     continue
                 state = Path(folder) / name
                 for stop in (pause, 0) if pause else (0,):
-                    heard = self._train(name, adapter, steps, numbers, state, stop)
-                curves |= {f"{name}, {key}": values for key, values in heard.items()}
+                    losses = self._train(name, adapter, steps, numbers, state, stop)
+                curves |= {f"{name}, {key}": values for key, values in losses.items()}
             if keep is not None:
                 keep |= {key: value.detach().cpu().clone() for key, value in adapter.theta_a.items()}
         return curves

@@ -1,7 +1,7 @@
 """The evaluation page of a weights version: reconstruction, tile-conditioned samples beside the truth, text samples.
 
-`gate` puts figures on the samples: is the right family recognised, how far is the texture from the truth, the colour
-from the design.
+`Judge` measures each sample: which family it is named, how far its texture is from the truth, its colour too;
+`figures` sums that up by family.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Judged:
 
 
 class Judge:
-    """The gate's eye: names a picture's family by the nearest truth among the first `truths` of every trained family.
+    """Names a picture's family by the nearest truth among the first `truths` of every trained family.
 
     The picture's own truth is among them: parameters differ more within a family than typical members of two families
     do, so without it the embroideries themselves, sewn again, are named rightly in only 62 of 100 cases (with it in

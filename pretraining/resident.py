@@ -182,9 +182,9 @@ class Stage:
         return [average.clone() for average, _ in self.averages]
 
     @torch.no_grad()
-    def restore(self, kept: list[torch.Tensor]) -> None:
-        """Go back to kept weights, with no memory of what came after."""
-        for (average, value), old in zip(self.averages, kept, strict=True):
+    def restore(self, snapshot: list[torch.Tensor]) -> None:
+        """Go back to a snapshot's weights, with no memory of what came after."""
+        for (average, value), old in zip(self.averages, snapshot, strict=True):
             average.copy_(old)
             value.copy_(old)
         for optimizer in self.training.optimizers.values():
@@ -239,7 +239,7 @@ def run(
     feeder = threading.Thread(target=feed, args=(corpora, folder, set(first), stop), name="feed", daemon=True)
     feeder.start()
     rng, number, factor = np.random.default_rng(plan.seed), 0, 1.0
-    kept = older = stage.keep()  # a step whose loss is a number may have spoilt the weights already
+    snapshot = older = stage.keep()  # a step whose loss is a number may have spoilt the weights already
     stage.loss.zero_()
     start = time.monotonic() - began
     while (spent := time.monotonic() - began) < plan.seconds:
@@ -253,11 +253,11 @@ def run(
         mean = float(stage.loss) / each
         stage.loss.zero_()
         if math.isfinite(mean):
-            kept, older = stage.keep(), kept
+            snapshot, older = stage.keep(), snapshot
         else:
             stage.restore(older)
-            kept, factor = older, 0.5 * factor
+            snapshot, factor = older, 0.5 * factor
         yield number, mean, time.monotonic() - began, corpora.count
     stop.set()
     feeder.join()
-    stage.restore(kept)
+    stage.restore(snapshot)

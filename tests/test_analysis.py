@@ -70,10 +70,10 @@ def test_round_trip(epsilon_base):
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
 def test_the_same_model_said_in_another_way_is_inverted_the_same(epsilon_base, prediction, monkeypatch):
     expected, error = inverted(epsilon_base, "renoise", 2)
-    told = epsilon_base.predict
+    original = epsilon_base.predict
 
     def predict(latents, t, prompt, time_ids, *, per_block=None):
-        eps = told(latents, t, prompt, time_ids, per_block=per_block)
+        eps = original(latents, t, prompt, time_ids, per_block=per_block)
         a, s = epsilon_base._signal_and_noise(t)
         x0 = (latents - s * eps) / a
         return x0 if prediction == "sample" else a * eps - s * x0

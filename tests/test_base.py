@@ -344,9 +344,9 @@ def test_a_single_file_is_the_same_base_as_its_folder(checkpoint: Path, unlike_e
         ours, theirs = getattr(single, part).state_dict(), getattr(folder, part).state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), part
-    told, known = single.encode_prompt(["a red star"]), folder.encode_prompt(["a red star"])
-    torch.testing.assert_close(told.embeds, known.embeds)
-    torch.testing.assert_close(told.pooled, known.pooled)
+    converted, known = single.encode_prompt(["a red star"]), folder.encode_prompt(["a red star"])
+    torch.testing.assert_close(converted.embeds, known.embeds)
+    torch.testing.assert_close(converted.pooled, known.pooled)
 
 
 def test_what_a_single_file_lacks_is_named(checkpoint: Path, tmp_path: Path) -> None:

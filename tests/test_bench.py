@@ -148,9 +148,9 @@ def test_texture_orders_known_cases_and_neither_noise_nor_blur_wins(known, metri
 
 
 def test_direction_knows_the_truth_from_stitches_that_run_elsewhere(known):
-    told, found = known
+    wanted, found = known
     twin, *others = (found[name]["direction"] for name in ("twin", "other", "noise", "flat"))
-    assert metrics.direction_error(told.truth, told.truth, told.mask) < 0.5
+    assert metrics.direction_error(wanted.truth, wanted.truth, wanted.mask) < 0.5
     assert twin < 0.85 * others[0] and others[0] < min(others[1:])
 
 

@@ -90,12 +90,12 @@ def test_style_guidance_is_between_the_base_and_the_style(toy_base):
     unet = toy_base.unet
     z = torch.randn(2, toy_base.latent_channels, 16, 16, generator=torch.Generator().manual_seed(0))
     both, plain = toy_base.encode_prompt(["", "a dog in [emb] style"]), toy_base.encode_prompt(["a dog"])
-    told = dict(return_dict=False)
+    kwargs = dict(return_dict=False)
 
     def ask() -> torch.Tensor:
         added = {"text_embeds": both.pooled, "time_ids": toy_base.time_ids(SIDE, SIDE).expand(2, -1)}
         with torch.no_grad():
-            return unet(z, 500, encoder_hidden_states=both.embeds, added_cond_kwargs=added, **told)[0]
+            return unet(z, 500, encoder_hidden_states=both.embeds, added_cond_kwargs=added, **kwargs)[0]
 
     with pair.two_loras(toy_base, RECIPE.lora, generator(0, "lora")) as adapter:
         for parameter in adapter.theta_a.values():
@@ -178,8 +178,8 @@ def test_instant_style_hears_the_picture_in_its_block_alone(toy_sdxl, pairing, t
     )
 
     def drawn(value: float) -> np.ndarray:
-        told = {"ip_adapter_image_embeds": [torch.full((1, 1, embedding), value)]}
-        return np.asarray(finish(guided.prompted_by_image(task, pairing.targets[0], weights, told)))
+        kwargs = {"ip_adapter_image_embeds": [torch.full((1, 1, embedding), value)]}
+        return np.asarray(finish(guided.prompted_by_image(task, pairing.targets[0], weights, kwargs)))
 
     first, same, other = drawn(1.0), drawn(1.0), drawn(-1.0)
     assert np.array_equal(first, same) and not np.array_equal(first, other)
@@ -229,5 +229,5 @@ def test_the_style_descriptors_names_are_all_understood():
     state |= {f"backbone.{n}.{k}": torch.zeros(1) for n in ("ln_pre", "ln_post") for k in ("weight", "bias")}
     known = {key for key in backbone.state_dict() if not key.endswith("position_ids")}
     assert set(renamed(state)) == known
-    told = StyleDescriptor(backbone, torch.randn(8, 4), torch.randn(8, 4))(torch.rand(2, 3, 20, 20))
-    assert torch.allclose(told.norm(dim=1), torch.ones(2), atol=1e-5)
+    descriptors = StyleDescriptor(backbone, torch.randn(8, 4), torch.randn(8, 4))(torch.rand(2, 3, 20, 20))
+    assert torch.allclose(descriptors.norm(dim=1), torch.ones(2), atol=1e-5)

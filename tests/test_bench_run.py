@@ -105,7 +105,7 @@ def test_a_run_is_kept_resumed_and_told(plan, tmp_path):
     plan = replace(plan, styles=STYLES, methods=("unstyled", "truth", "renderer", "styleid"))
     finish(run.run(out, plan))
     found = run.results(out)
-    assert len(found) == 2 * 4 and all(told["status"] == "done" for _, told in found)
+    assert len(found) == 2 * 4 and all(record["status"] == "done" for _, record in found)
     assert not list((out / "work").iterdir())
     before = {path: path.stat().st_mtime_ns for path, _ in found}
     records, _ = finish(run.run(out, plan))
@@ -116,9 +116,9 @@ def test_a_run_is_kept_resumed_and_told(plan, tmp_path):
     assert [path for path in before if before[path] != after[path]] == [found[0][0]]
 
     _, written = finish(report.report(out))
-    told = json.loads((out / "report.json").read_text())
-    assert told["cases"] == cases.content_hash() and told["pictures"] == 8
-    assert told["table"]["truth"]["texture"]["mean"] < told["table"]["unstyled"]["texture"]["mean"]
+    summary = json.loads((out / "report.json").read_text())
+    assert summary["cases"] == cases.content_hash() and summary["pictures"] == 8
+    assert summary["table"]["truth"]["texture"]["mean"] < summary["table"]["unstyled"]["texture"]["mean"]
     assert {path.name for path in written} >= {"report.json", "report.md", "index.html", f"{STYLES[0]}.jpg"}
     assert "Test split" in (out / "report.md").read_text()
 
@@ -138,9 +138,9 @@ def test_results_of_another_recipe_are_kept_apart(plan, tmp_path):
     out = tmp_path / "out"
     finish(run.run(out, replace(plan, methods=("unstyled", "dreambooth"))))
     finish(run.run(out, replace(plan, methods=("dreambooth",), budget=2.0)))
-    assert [told["method"] for _, told in run.results(out)] == ["dreambooth"]
+    assert [record["method"] for _, record in run.results(out)] == ["dreambooth"]
     finish(run.run(out, replace(plan, methods=("unstyled",), budget=2.0)))
-    assert sorted(told["method"] for _, told in run.results(out)) == ["dreambooth", "unstyled"]
+    assert sorted(record["method"] for _, record in run.results(out)) == ["dreambooth", "unstyled"]
 
 
 def test_a_failing_method_stops_nothing_and_is_tried_again(plan, tmp_path, monkeypatch):
@@ -154,7 +154,7 @@ def test_a_failing_method_stops_nothing_and_is_tried_again(plan, tmp_path, monke
     monkeypatch.setattr(run, "pick", lambda names: chosen)
     out = tmp_path / "out"
     finish(run.run(out, plan))
-    status = {told["method"]: told for _, told in run.results(out)}
+    status = {record["method"]: record for _, record in run.results(out)}
     assert status["broken"]["status"] == "failed" and "out of thread" in status["broken"]["reason"]
     assert (status["nowhere"]["status"], status["nowhere"]["reason"]) == ("n/a", "it has no such part")
     assert status["unstyled"]["status"] == status["truth"]["status"] == "done"
@@ -199,9 +199,9 @@ def test_ours_wins_only_where_the_interval_says_so():
     rows = [row("ours", f"s{i}", 0.3 + 0.01 * i) for i in range(6)]
     rows += [row("dreambooth", f"s{i}", 0.6 + 0.02 * i) for i in range(6)]
     rows += [row("b-lora", f"s{i}", 0.9) for i in range(6)]
-    told = {one["metric"]: one for one in report.against_rivals(rows)}
-    assert told["texture"]["rival"] == "dreambooth" and told["texture"]["better"] == "ours"
-    assert told["edges"]["better"] == "neither"
+    verdicts = {one["metric"]: one for one in report.against_rivals(rows)}
+    assert verdicts["texture"]["rival"] == "dreambooth" and verdicts["texture"]["better"] == "ours"
+    assert verdicts["edges"]["better"] == "neither"
 
 
 def test_who_draws_no_stitches_is_no_rival():
@@ -212,8 +212,8 @@ def test_who_draws_no_stitches_is_no_rival():
     rows += [row("dreambooth", f"s{i}", 0.5, float(i == 0)) for i in range(6)]
     rows += [row("b-lora", f"s{i}", 0.99, 0.0) for i in range(6)]
     assert report.unstitched(rows) == ["b-lora"]
-    told = {one["metric"]: one for one in report.against_rivals(rows)}
-    assert told["edges"]["rival"] == "dreambooth" and told["edges"]["better"] == "ours"
+    verdicts = {one["metric"]: one for one in report.against_rivals(rows)}
+    assert verdicts["edges"]["rival"] == "dreambooth" and verdicts["edges"]["better"] == "ours"
 
 
 def test_style_by_style_the_best_that_is_no_bound_stands_out():

@@ -74,16 +74,16 @@ def style(photo: Path, toy: Path, recipe: Path, tmp_path_factory: pytest.TempPat
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
     """A command's exit code, output and remarks."""
     code = main([str(argument) for argument in arguments])
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 # --- learn --------------------------------------------------------------------------------------------------------
 
 
 def test_learn_writes_a_style_and_a_report(style: Path) -> None:
-    told = tambour.inspect(style)
-    assert told.rank == 2 and len(told.blocks) >= 2
+    metadata = tambour.inspect(style)
+    assert metadata.rank == 2 and len(metadata.blocks) >= 2
     report = style.parent / "report"
     for name in ("sheet.jpg", "manifest.json", "design.png", "mask.png", "losses.svg", "blocks.svg"):
         assert (report / name).exists(), name
@@ -267,8 +267,8 @@ def test_blocks(photo: Path, toy: Path, recipe: Path, tmp_path: Path, capsys: py
     assert code == 0 and len(out.splitlines()) == 12 and out.count("yes") >= 2
     assert "<svg" in (tmp_path / "blocks.svg").read_text()
     code, out, _ = run(capsys, *command, "--json")
-    told = json.loads(out)
-    assert len(told["names"]) == 11 and set(told["chosen"]) < set(told["names"])
+    similarities = json.loads(out)
+    assert len(similarities["names"]) == 11 and set(similarities["chosen"]) < set(similarities["names"])
 
 
 def test_inspect(style: Path, capsys: pytest.CaptureFixture) -> None:
@@ -355,9 +355,9 @@ def test_refusals(
     places = dict(photo=photo, toy=toy, style=style, recipe=recipe, out=out, empty=empty, fox=DESIGNS / "fox.svg")
     places["report"] = style.parent / "report"
     words = [word.format(**places, long="red " * 60) for word in shlex.split(arguments)]
-    told = run(capsys, *words)
-    assert told[0] == code, told
-    assert named in told[2] and "Traceback" not in told[2], told[2]
+    outcome = run(capsys, *words)
+    assert outcome[0] == code, outcome
+    assert named in outcome[2] and "Traceback" not in outcome[2], outcome[2]
     left = [path for path in out.rglob("*") if path.is_file() and path.name != "plan.json"]
     assert not left, "a refusal leaves nothing behind"
 
@@ -381,6 +381,6 @@ def test_a_reader_that_leaves_is_no_fault(photo: Path, tmp_path: Path) -> None:
     os.close(read)
     code = "import sys; from tambour.cli import main; sys.exit(main())"
     plan = ["learn", str(photo), "-o", str(tmp_path / "style.safetensors"), "--dry-run"]
-    told = subprocess.run([sys.executable, "-c", code, *plan], stdout=write, stderr=subprocess.PIPE, text=True)
+    process = subprocess.run([sys.executable, "-c", code, *plan], stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
-    assert told.stderr == ""
+    assert process.stderr == ""

@@ -246,13 +246,13 @@ def test_the_truth_comes_before_the_unstyled_design(case):
     name = next(n for n in cases.DESIGNS[case.split] if n != case.reference)
     pair = domains.pairing(case, [name])
     (target,) = pair.targets
-    told = run.known(pair, target)
+    truth_known = run.known(pair, target)
     wanted = domains.DOMAINS[case.domain].metrics
-    twin = metrics.measure_look(np.asarray(domains.truth(case, name, 99).image), told, wanted)
+    twin = metrics.measure_look(np.asarray(domains.truth(case, name, 99).image), truth_known, wanted)
     unstyled = flatten(target.design, pair.fabric)
     if case.domain != "artistic":
         unstyled = canny_condition(unstyled)
-    bare = metrics.measure_look(np.asarray(unstyled), told, wanted)
+    bare = metrics.measure_look(np.asarray(unstyled), truth_known, wanted)
     assert set(twin) == set(wanted)
     for metric in metrics.METRICS:
         if metric.name in twin:
@@ -275,14 +275,14 @@ def test_a_domains_benchmark_runs_and_reports(domain, toy, tmp_path):
     plan = replace(plan, methods=("ours", "dreambooth", "unstyled", "truth"))
     out = tmp_path / "out"
     finish(run.run(out, plan))
-    found = {told["method"]: told for _, told in run.results(out)}
-    assert {told["status"]: told.get("reason") for told in found.values()} == {"done": None} and len(found) == 4
+    found = {record["method"]: record for _, record in run.results(out)}
+    assert {record["status"]: record.get("reason") for record in found.values()} == {"done": None} and len(found) == 4
     assert set(found["ours"]["metrics"]) <= set(domains.DOMAINS[domain].metrics)
     assert {record.stage for record in finish(run.run(out, plan))[0]} == {"base"}, "it resumes"
     finish(report.report(out))
-    told = json.loads((out / "report.json").read_text())
-    assert told["cases"] == domains.content_hash(domain) and told["domain"] == domain
-    assert told["table"]["truth"]["texture"]["mean"] < told["table"]["unstyled"]["texture"]["mean"]
+    summary = json.loads((out / "report.json").read_text())
+    assert summary["cases"] == domains.content_hash(domain) and summary["domain"] == domain
+    assert summary["table"]["truth"]["texture"]["mean"] < summary["table"]["unstyled"]["texture"]["mean"]
     assert (out / "sheets" / f"{case.name}.jpg").exists()
     assert domains.DOMAINS[domain].note in (out / "report.md").read_text()
 
@@ -307,9 +307,9 @@ def test_a_sketch_is_learnt_and_drawn_from_the_command_line(toy, tmp_path, monke
     style = tmp_path / "style.safetensors"
     common = ["--base", str(toy), "--recipe", str(recipe), "--quiet"]
     assert main(["learn", str(photo), "-o", str(style), "--design", "canny", *common]) == 0
-    told = read_style(style)
-    assert told.recipe["design_kind"] == "canny" and told.recipe["sampling"]["firm"]["correct_colours"] is False
+    loaded = read_style(style)
+    assert loaded.recipe["design_kind"] == "canny" and loaded.recipe["sampling"]["firm"]["correct_colours"] is False
     red, base = _disc(), load(toy)
-    pictures = [r.image for r in apply(told, [red, canny_condition(red)], base=base) if isinstance(r, Result)]
+    pictures = [r.image for r in apply(loaded, [red, canny_condition(red)], base=base) if isinstance(r, Result)]
     assert np.array_equal(*map(np.asarray, pictures)), "a picture and its edge map give the same result"
     assert Edges(tile=0.0, canny=1.0, strength=1.0, correct_colours=False) == on_edges(flat, "canny").sampling.firm

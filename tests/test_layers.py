@@ -68,14 +68,14 @@ def test_light_rooms_import_nothing_heavy(light: str) -> None:
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in sorted({HEAVY!r}) if name in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_the_command_line_needs_no_pictures_to_print_its_help() -> None:
     code = "import sys, tambour.cli; print([n for n in ('numpy', 'cv2', 'PIL', 'rich') if n in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_nothing_else_lies_at_the_root() -> None:

@@ -46,8 +46,8 @@ def test_its_autoencoder_keeps_stitches(mini: Base, family: str) -> None:
     kept = to_image(mini.decode(mini.encode_image(to_tensor(drawn))))
     error = np.square(np.float32(kept) - np.float32(drawn)).mean()
     assert 10 * np.log10(255**2 / error) > 22
-    told, wanted, blank = (texture_statistics(np.asarray(picture)) for picture in (kept, drawn, flat))
-    assert texture_distance(told, wanted) < 0.5 * texture_distance(blank, wanted)
+    measured, wanted, blank = (texture_statistics(np.asarray(picture)) for picture in (kept, drawn, flat))
+    assert texture_distance(measured, wanted) < 0.5 * texture_distance(blank, wanted)
 
 
 def test_the_tile_condition_decides_the_colour(mini: Base) -> None:

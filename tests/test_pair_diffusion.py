@@ -179,7 +179,7 @@ def test_the_command_line_takes_this_route(folder, tmp_path, monkeypatch, capsys
     flat = tmp_path / "flat.png"
     command = ["pair", str(tmp_path / "photo.png"), "-o", str(flat), "--route", "sd3", "--models", str(folder)]
     assert main([*command, "--describe", "a red square"]) == 0
-    told = capsys.readouterr()
-    assert str(flat) in told.out and "pair" in told.err
+    captured = capsys.readouterr()
+    assert str(flat) in captured.out and "pair" in captured.err
     with Image.open(flat) as design:
         assert design.size == (90, 60)

@@ -111,13 +111,13 @@ def test_what_is_kept_for_the_backward_pass_is_counted_right(checkpointing: bool
 @pytest.mark.parametrize("shape", ["toy", "toy_sdxl"])
 def test_weights_are_known_from_headers(shape: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(shape)
-    base, told = load(folder), inspect_base(str(folder), ("tile", "canny"))
+    base, inspected = load(folder), inspect_base(str(folder), ("tile", "canny"))
     parts = {"unet": base.unet, "vae": base.vae, "text_encoder": base.text_encoder}
     parts |= {"text_encoder_2": base.text_encoder_2} | {f"controlnet_{k}": net for k, net in base.controlnets.items()}
     sizes = {name: sum(p.numel() for p in net.parameters()) if net else 0 for name, net in parts.items()}
-    assert told.parameters == sizes
-    assert told.factor == base.vae_factor
-    assert told.weights("float16", "cuda", ["unet", "vae"]) == 2 * (sizes["unet"] + sizes["vae"])
+    assert inspected.parameters == sizes
+    assert inspected.factor == base.vae_factor
+    assert inspected.weights("float16", "cuda", ["unet", "vae"]) == 2 * (sizes["unet"] + sizes["vae"])
     assert "controlnet_canny" not in inspect_base(str(folder), ("tile",)).parameters
 
 
@@ -261,8 +261,8 @@ def command(toy: Path, tmp_path: Path) -> list[str]:
 def test_a_dry_run_prints_the_estimate(command: list[str], machine, capsys: pytest.CaptureFixture) -> None:
     machine("cpu", 8)
     assert main([*command, "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "GiB free" in told and "cpu, float32" in told and "memory" in told and "time" in told
+    captured = capsys.readouterr().out
+    assert "GiB free" in captured and "cpu, float32" in captured and "memory" in captured and "time" in captured
 
 
 @pytest.mark.parametrize("dry", [["--dry-run"], []])
@@ -275,8 +275,8 @@ def test_learn_refuses_before_it_loads(
     machine("cpu", 0.1)
     monkeypatch.setattr(workflow, "load", loaded)
     assert main([*command, *dry]) == 4
-    told = capsys.readouterr()
-    assert "0.1 GiB are free" in told.err and not told.out
+    captured = capsys.readouterr()
+    assert "0.1 GiB are free" in captured.err and not captured.out
     assert not list(Path(command[3]).parent.glob("style*"))
 
 

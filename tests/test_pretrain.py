@@ -105,12 +105,12 @@ def test_crops_are_aligned(pictures: data.Corpus, vae, work: Path) -> None:
 
 def test_captions_say_how_the_thread_lies() -> None:
     stitch = dataclasses.replace(default_stitch("tatami"), angle=20.0, angle_field="constant", thread_width=0.5)
-    told = [
+    captions = [
         corpus.stitch_words(dataclasses.replace(stitch, angle=a), Fabric("felt"), 24.0)
         for a in (0, 45, 90, -90, -45, 179)
     ]
-    assert told[0] == told[5] == "tatami stitch, matte medium thread, level, on felt"
-    assert told[2] == told[3] and len({told[0], told[1], told[2], told[4]}) == 4
+    assert captions[0] == captions[5] == "tatami stitch, matte medium thread, level, on felt"
+    assert captions[2] == captions[3] and len({captions[0], captions[1], captions[2], captions[4]}) == 4
     around = dataclasses.replace(stitch, angle_field="contour")
     assert "around the outline" in corpus.stitch_words(around, Fabric("felt"), 24.0)
     assert "fine" in corpus.stitch_words(stitch, Fabric("felt"), 20.0)
@@ -219,7 +219,7 @@ def test_a_stage_continues_exactly(work: Path, tmp_path: Path, monkeypatch: pyte
     assert not torch.equal(networks.unet.conv_in.weight, whole["conv_in.weight"])
 
 
-def test_the_gate_knows_the_truth_from_mush() -> None:
+def test_the_judge_knows_the_truth_from_mush() -> None:
     design = np.full((96, 96, 3), (230, 225, 215), np.uint8)
     design[20:76, 20:76] = (180, 40, 50)
     kinds = [family for family in ("satin", "cross") for _ in range(3)]
@@ -271,8 +271,8 @@ def test_a_base_from_nothing(tmp_path: Path) -> None:
                "processes": 2, "device": "cpu"}  # fmt: skip
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     subprocess.run([sys.executable, "-m", "pretraining", "all", *words], check=True, timeout=900)
-    told = json.loads((work / "a.json").read_text())["samples"]
-    assert told["all"]["count"] >= 5 and set(told) - {"all"} <= set(corpus.TRAINED_FAMILIES)
+    figures = json.loads((work / "a.json").read_text())["samples"]
+    assert figures["all"]["count"] >= 5 and set(figures) - {"all"} <= set(corpus.TRAINED_FAMILIES)
     assert (work / "a.png").exists() and (work / "a-text.png").exists()
     base = load(out, device="cpu")
     assert set(base.controlnets) == {"tile", "canny"} and len(base.attention_blocks) == 11

@@ -55,10 +55,10 @@ def test_every_word_is_a_token() -> None:
     tokenizer = prior.words_tokenizer()
     assert len(list(words.captions())) == len(OBJECTS) * (1 + len(COLOURS)) * words.HANDS
     for name in OBJECTS:
-        told = caption(name, "turquoise", 3)
-        tokens = tokenizer(told).input_ids
+        text = caption(name, "turquoise", 3)
+        tokens = tokenizer(text).input_ids
         assert len(tokens) <= prior.TOKENS
-        assert len(tokens) == 2 + len(told.replace("-", " - ").split()), told
+        assert len(tokens) == 2 + len(text.replace("-", " - ").split()), text
 
 
 def test_a_drawing_fills_its_square(flat: words.Flat) -> None:
@@ -98,11 +98,11 @@ def test_the_code_has_unit_power(designs: words.Designs) -> None:
 
 def test_captions_belong_to_their_designs(designs: words.Designs) -> None:
     marked = torch.arange(2 * 13).view(2, 13, 1, 1, 1)
-    codes, told = words.Designs(designs.names, designs.hands, designs.pictures, marked).draw(
+    codes, captions = words.Designs(designs.names, designs.hands, designs.pictures, marked).draw(
         np.random.default_rng(0), 200
     )
     spelt = [None, *COLOURS]
-    for mark, one in zip(codes.flatten().int().tolist(), told, strict=True):
+    for mark, one in zip(codes.flatten().int().tolist(), captions, strict=True):
         assert one == caption(("star", "heart")[mark // 13], spelt[mark % 13], (1, 3)[mark // 13])
 
 

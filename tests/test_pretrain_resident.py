@@ -119,16 +119,16 @@ def test_a_stage_takes_in_what_is_rendered_meanwhile(
     np.savez(tmp_path / "0000000.npz", **vars(_pictures(0)))
     np.savez(tmp_path / "0000008.tmp.npz", **vars(_pictures(2)))
     before = networks.unet.conv_out.weight.clone()
-    told = []
+    reports = []
     for number, loss, _, pictures in resident.run(networks, vae, tmp_path, PLAN, room=8, least=1, each=1):
-        if not told:
+        if not reports:
             np.savez(tmp_path / "later.tmp.npz", **vars(_pictures(1)))
             (tmp_path / "later.tmp.npz").rename(tmp_path / "0000004.npz")
-        told.append((number, loss, pictures))
+        reports.append((number, loss, pictures))
         if pictures == 8:
             clock.now = PLAN.seconds
-    numbers, losses, pictures = zip(*told, strict=True)
-    assert numbers == tuple(range(1, len(told) + 1)) and np.isfinite(losses).all()
+    numbers, losses, pictures = zip(*reports, strict=True)
+    assert numbers == tuple(range(1, len(reports) + 1)) and np.isfinite(losses).all()
     assert pictures[0] == 4 and pictures[-1] == 8
     assert not torch.equal(before, networks.unet.conv_out.weight)
     assert not any(thread.name == "feed" for thread in threading.enumerate())

@@ -150,11 +150,11 @@ def test_yarn_shows_the_contrast_that_the_photo_shows_in_such_yarn() -> None:
     design[inside & (np.indices(inside.shape)[1] > 128)] = (240, 220, 120)
     photo = sewn(design, "cord", "constant")
     relief = Relief.of_bytes(cut_relief(photo, design, inside))
-    told = contrast_map(photo, inside)[0]
+    contrast = contrast_map(photo, inside)[0]
     spans = []
     for colour in ((40, 40, 70), (240, 220, 120)):
         here = clear_of(design, inside) & (design == colour).all(-1)
-        own = np.quantile(told[here], (0.1, 0.9))
+        own = np.quantile(contrast[here], (0.1, 0.9))
         light = rgb_to_lab(photo)[here][:, 0].mean()
         laid = np.quantile(relief.tones.on(relief.contrast[relief.clear], light), (0.1, 0.9))
         assert np.abs(laid - own).max() < 0.12
@@ -386,11 +386,11 @@ def test_what_the_last_steps_evened_out_comes_back() -> None:
     again = restore_stitches(faded, start, inside)
     deep = cv2.erode(inside.astype(np.uint8), np.ones((9, 9))) > 0
 
-    def told(image: Image.Image) -> tuple[float, float]:
+    def tone_of(image: Image.Image) -> tuple[float, float]:
         contrast, _ = contrast_map(np.asarray(image), inside)
         return float(contrast[deep].std()), float(rgb_to_lab(np.asarray(image))[deep][:, 0].mean())
 
-    was, less, now = told(start), told(faded), told(again)
+    was, less, now = tone_of(start), tone_of(faded), tone_of(again)
     assert less[0] < 0.95 * was[0] and abs(now[0] - was[0]) < 0.03 * was[0]
     assert less[1] < was[1] - 2 and abs(now[1] - was[1]) < 1
     assert np.array_equal(np.asarray(again)[~inside], np.asarray(faded)[~inside])

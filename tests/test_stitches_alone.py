@@ -132,10 +132,10 @@ def test_training_sees_the_key_and_counts_the_stitches(toy_base: Base, pair: Pai
 
 def test_without_a_mask_the_design_tells_it(toy_base: Base, pair: Pair) -> None:
     recipe = Recipe(resolution=128, masked_style=True, training=Training(tile=1.0))
-    read, told = (
+    read, expected = (
         encode_pair(toy_base, pair.design, pair.embroidery, "bars", recipe, mask) for mask in (None, pair.mask)
     )
-    assert (read.stitches - told.stitches).abs().mean() < 0.02
+    assert (read.stitches - expected.stitches).abs().mean() < 0.02
 
 
 def test_crops_come_from_all_pairs(toy_base: Base, pair: Pair) -> None:

@@ -75,8 +75,8 @@ def change(path: Path, **values) -> None:
 
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    told = json.loads(metadata["tambour"]) | values
-    save_file(load_file(path), path, metadata=metadata | {"tambour": json.dumps(told)})
+    record = json.loads(metadata["tambour"]) | values
+    save_file(load_file(path), path, metadata=metadata | {"tambour": json.dumps(record)})
 
 
 def test_round_trip(style: Style, tmp_path: Path) -> None:

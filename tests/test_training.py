@@ -200,11 +200,11 @@ def test_which_block_hears_which_prompt(base, style):
                 heard[name] = kwargs["encoder_hidden_states"]
 
             handles.append(module.transformer_blocks[0].register_forward_pre_hook(keep, with_kwargs=True))
-    told = base.unet.add_embedding.register_forward_pre_hook(lambda _m, args: pooled.append(args[0]))
+    hook = base.unet.add_embedding.register_forward_pre_hook(lambda _m, args: pooled.append(args[0]))
     t = torch.tensor([10, 500])
     with torch.no_grad():
         routed = model.predict(batch.design, t, batch, style=style)
-        for handle in (*handles, told):
+        for handle in (*handles, hook):
             handle.remove()
         plain = model.predict(batch.design, t, batch, style=False)
     assert set(heard) == set(base.attention_blocks)

@@ -83,8 +83,8 @@ def test_the_code_of_patches_is_exact_where_nothing_is_dropped() -> None:
 
 
 def test_the_same_seed_draws_the_same(prior: Prior) -> None:
-    told = caption("dog", "red", 1)
-    one, same, other = (draw(prior, told, generator(seed, "words"), steps=2) for seed in (0, 0, 1))
+    text = caption("dog", "red", 1)
+    one, same, other = (draw(prior, text, generator(seed, "words"), steps=2) for seed in (0, 0, 1))
     assert one.shape == (SIDE, SIDE, 4) and one.min() >= 0 and one.max() <= 1
     assert np.array_equal(one, same) and not np.array_equal(one, other)
     blue = draw(prior, caption("dog", "blue", 1), generator(0, "words"), steps=2)
@@ -94,7 +94,7 @@ def test_the_same_seed_draws_the_same(prior: Prior) -> None:
 def test_seeds_choose_between_hands(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
-        "tambour.prior.words.draw", lambda prior, told, rng: asked.append(told) or np.zeros((64, 64, 4))
+        "tambour.prior.words.draw", lambda prior, text, rng: asked.append(text) or np.zeros((64, 64, 4))
     )
     for seed in range(12):
         design_of(prior, Wish("dog", "red", ()), seed, 64)
@@ -130,9 +130,9 @@ def test_an_empty_drawing_stays_empty() -> None:
 def test_imagine_shows_the_design_of_the_words(spoken: Path, prior: Prior, style: Style) -> None:
     base = load(spoken)
     records = list(imagine(style, "a red dog, fluffy", base=base, n=2, seed=4))
-    told = [record for record in records if isinstance(record, Progress)]
-    assert any("red dog" in record.message and "fluffy" in record.message for record in told)
-    assert told[-1].stage == "imagine" and told[-1].step == told[-1].total
+    updates = [record for record in records if isinstance(record, Progress)]
+    assert any("red dog" in record.message and "fluffy" in record.message for record in updates)
+    assert updates[-1].stage == "imagine" and updates[-1].step == updates[-1].total
     results = finish(records)
     assert [result.design_index for result in results] == [0, 1] and [result.seed for result in results] == [4, 5]
     for seed, result in zip((4, 5), results, strict=True):

@@ -55,8 +55,8 @@ def region_geometry(design: np.ndarray, inside: np.ndarray) -> RegionGeometry:
     return RegionGeometry(labels, regions.colours, distance, {name: angle % np.pi for name, angle in angles.items()})
 
 
-def facing(place: RegionGeometry) -> np.ndarray:
+def facing(region: RegionGeometry) -> np.ndarray:
     """(H, W) float32: the direction from the nearest border inwards, of `FACES` to a whole turn."""
-    smooth = cv2.GaussianBlur(place.distance.astype(np.float32), (0, 0), _ROUND)
+    smooth = cv2.GaussianBlur(region.distance.astype(np.float32), (0, 0), _ROUND)
     right, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     return (np.arctan2(down, right) * (FACES / (2 * np.pi)) % FACES).astype(np.float32)

@@ -153,17 +153,17 @@ class Quilt:
                 return pieces
         return None
 
-    def lay(self, place: RegionGeometry, seed: int = 0) -> Generator[float, None, tuple[np.ndarray, np.ndarray]]:
+    def lay(self, region: RegionGeometry, seed: int = 0) -> Generator[float, None, tuple[np.ndarray, np.ndarray]]:
         """Contrast (H, W) float32 on a design's places, and where there is any, (H, W) bool.
 
         Yields the share of the picture that is laid, row by row. The same seed gives the same layout.
         """
         side, over = self.side, self.side // 3
         rng = np.random.default_rng([seed, 0x5A7C])
-        twice = 2 * place.angles[self.relief.orientation]
+        twice = 2 * region.angles[self.relief.orientation]
         label, distance, cosine, sine = (
             np.pad(plane, side)
-            for plane in (place.labels, np.minimum(place.distance, _FAR), np.cos(twice), np.sin(twice))
+            for plane in (region.labels, np.minimum(region.distance, _FAR), np.cos(twice), np.sin(twice))
         )
         contrast, done = np.zeros(label.shape, np.float32), np.zeros(label.shape, bool)
         for pieces in self._pieces.values():
@@ -171,7 +171,7 @@ class Quilt:
                 pieces.bank.forget_uses()
         inner = np.s_[side:-side, side:-side]
         if self._strips is not None:
-            for share in self._strips.lay(place, contrast[inner], done[inner], rng):
+            for share in self._strips.lay(region, contrast[inner], done[inner], rng):
                 yield share / 2
         before = 0.0 if self._strips is None else 0.5
         laid = cv2.erode(done.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0  # that stays
@@ -180,8 +180,8 @@ class Quilt:
             for left in range(0, label.shape[1] - side + 1, side - over):
                 box = np.s_[top : top + side, left : left + side]
                 here = label[box]
-                for region in np.unique(here[(here > 0) & ~done[box]]):
-                    own = here == region
+                for label in np.unique(here[(here > 0) & ~done[box]]):
+                    own = here == label
                     need = own & ~done[box]
                     way = 0.5 * math.atan2(sine[box][need].sum(), cosine[box][need].sum())
                     pieces = self._nearest(round(way / math.pi * BINS) % BINS)
@@ -228,9 +228,9 @@ def stitched(
         fabric: RGB of the fabric, that shows through open work.
     """
     relief = quilt.relief
-    place = region_geometry(flat, inside)
-    contrast, done = yield from quilt.lay(place, seed)
+    region = region_geometry(flat, inside)
+    contrast, done = yield from quilt.lay(region, seed)
     if relief.rim is not None:
-        contrast = raised(contrast, relief, place)
+        contrast = raised(contrast, relief, region)
     lit = in_stitches(contrast, relief.tones, relief.cover, flat, inside, fabric)
     return np.where(done[..., None], lit, flat)

@@ -139,16 +139,16 @@ def cut_relief(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> bytes
     local = contrast_map(photo, mask)[0]
     if float(local[clear].std()) < _FAINT:
         return b""
-    place = region_geometry(design, mask)
-    orientation = orientation_of(local, clear, place)
+    region = region_geometry(design, mask)
+    orientation = orientation_of(local, clear, region)
     side = tuple(min(SIDE, extent) for extent in mask.shape)
     sums = cv2.integral(clear.astype(np.uint8))
     filled = sums[side[0] :, side[1] :] - sums[: -side[0], side[1] :] - sums[side[0] :, : -side[1]]
     filled = filled + sums[: -side[0], : -side[1]]
     top, left = np.unravel_index(filled.argmax(), filled.shape)
     box = np.s_[top : top + side[0], left : left + side[1]]
-    planes = (contrast[box], clear[box], place.distance[box], place.angles[orientation][box])
-    return Relief(*planes, orientation, cover, tones, rim_of(contrast, place)).to_bytes()
+    planes = (contrast[box], clear[box], region.distance[box], region.angles[orientation][box])
+    return Relief(*planes, orientation, cover, tones, rim_of(contrast, region)).to_bytes()
 
 
 def contrast_of(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, YarnToneCurve, float]:
@@ -160,13 +160,13 @@ def contrast_of(photo: np.ndarray, design: np.ndarray, mask: np.ndarray) -> tupl
     return contrast, tones, cover
 
 
-def orientation_of(contrast: np.ndarray, clear: np.ndarray, place: RegionGeometry) -> str:
+def orientation_of(contrast: np.ndarray, clear: np.ndarray, region: RegionGeometry) -> str:
     """The orientation in which stitches keep their direction best.
 
     That in which their power is sharpest, where this is plain. Else that with the largest mean resultant length of
     twice their angle: it tells round stitches in rows (sequins), but no rows that stitches cross (chenille).
     """
-    sharp = _sharpness(contrast * clear, clear, place)
+    sharp = _sharpness(contrast * clear, clear, region)
     best = max(ORIENTATIONS, key=lambda name: sharp[name])
     if sharp["picture"] < _PLAINLY * sharp[best]:
         return best
@@ -174,13 +174,13 @@ def orientation_of(contrast: np.ndarray, clear: np.ndarray, place: RegionGeometr
     weight = np.where(clear, np.minimum(weight, np.quantile(weight[clear], 0.9)), 0)
     agreed = {
         name: abs((weight * np.exp(2j * (thread - angle))).sum()) / (weight.sum() + 1e-9)
-        for name, angle in place.angles.items()
+        for name, angle in region.angles.items()
     }
     agreed["picture"] += _PICTURE
     return max(ORIENTATIONS, key=lambda name: agreed[name])
 
 
-def _sharpness(contrast: np.ndarray, clear: np.ndarray, place: RegionGeometry) -> dict[str, float]:
+def _sharpness(contrast: np.ndarray, clear: np.ndarray, region: RegionGeometry) -> dict[str, float]:
     """By orientation: how few frequencies hold the power of windows that are turned into it, 1 if one does.
 
     The sum of squares of the windows' mean power spectrum; 0 where no window is full of stitches.
@@ -190,7 +190,7 @@ def _sharpness(contrast: np.ndarray, clear: np.ndarray, place: RegionGeometry) -
     centres = reach + _APART * np.argwhere(full[reach:-reach:_APART, reach:-reach:_APART])  # (N, 2): row, column
     taper = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW))
     sharp = {}
-    for name, angles in place.angles.items():
+    for name, angles in region.angles.items():
         power = np.zeros((_WINDOW, _WINDOW))
         for row, column in centres:
             cosine, sine = np.cos(angles[row, column]), np.sin(angles[row, column])
@@ -204,13 +204,13 @@ def _sharpness(contrast: np.ndarray, clear: np.ndarray, place: RegionGeometry) -
     return sharp
 
 
-def rim_of(contrast: np.ndarray, place: RegionGeometry) -> np.ndarray:
+def rim_of(contrast: np.ndarray, region: RegionGeometry) -> np.ndarray:
     """(`RIM`, `FACES`) median contrast (H, W) by px under a border and by where the border faces; see `facing`.
 
     A median, for found borders are off by a px or two: what is not the region's own comes from either side.
     """
-    depth = np.where(place.labels > 0, place.distance, RIM).astype(int)
-    face = np.rint(facing(place)).astype(int) % FACES
+    depth = np.where(region.labels > 0, region.distance, RIM).astype(int)
+    face = np.rint(facing(region)).astype(int) % FACES
     rim = np.zeros((RIM, FACES))
     for row in range(RIM):
         rim[row] = np.median(contrast[depth == row]) if (depth == row).sum() > _FEW else 0

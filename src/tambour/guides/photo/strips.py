@@ -216,7 +216,7 @@ class Strips:
         return _LitStrips(bank, np.reshape(directions, (-1, 2)).astype(np.float32), bank.mean_power)
 
     def lay(
-        self, place: RegionGeometry, contrast: np.ndarray, done: np.ndarray, rng: np.random.Generator
+        self, region: RegionGeometry, contrast: np.ndarray, done: np.ndarray, rng: np.random.Generator
     ) -> Iterator[float]:
         """Lay strips along a design's outlines, into `contrast` (H, W) float32 and `done` (H, W) bool.
 
@@ -226,19 +226,19 @@ class Strips:
             return
         for strips in self._strips:
             strips.bank.forget_uses()
-        rings = list(trace_rings(place.labels, len(place.colours), _SMOOTH))
+        rings = list(trace_rings(region.labels, len(region.colours), _SMOOTH))
         if not rings:
             return
-        apart, nearest, which = nearest_dots(np.concatenate([ring.dots for ring in rings]), place.labels.shape)
+        apart, nearest, which = nearest_dots(np.concatenate([ring.dots for ring in rings]), region.labels.shape)
         ring_of = np.repeat(np.arange(len(rings)), [len(ring.dots) for ring in rings])[which]
         point_of = np.concatenate([np.arange(len(ring.dots)) for ring in rings])[which]
         # not where the picture ends: that is no border
-        known = (place.labels > 0) & (np.abs(apart - place.distance) < _TRUE)
+        known = (region.labels > 0) & (np.abs(apart - region.distance) < _TRUE)
         number = np.where(known, ring_of[nearest], -1)
         for one, ring in enumerate(rings):
             yield one / len(rings)
             rows, columns = np.nonzero(number == one)
-            depth = place.distance[rows, columns]
+            depth = region.distance[rows, columns]
             if ring.length < self.side / 2 or not len(rows) or depth.max() < 2 * _RIM:  # too narrow for a row
                 continue
             point = point_of[nearest[rows, columns]]

@@ -12,7 +12,7 @@ from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
 
 _SHINE = 1.8  # times what a flat colour reflects, from which on light counts as a highlight
 _LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
-_TOLD = 3  # px under a border, that say how raised it is
+_RAISED_DEPTH = 3  # px under a border, that say how raised it is
 _THREAD = 0.35  # contrast in open work that is all thread
 
 
@@ -41,17 +41,17 @@ def yarn_colours(colours: np.ndarray, flat: np.ndarray, picture: np.ndarray) -> 
     return lab_to_rgb(mixed + thread * (rgb_to_lab(flat) - mixed))
 
 
-def raised(contrast: np.ndarray, relief: Relief, place: RegionGeometry) -> np.ndarray:
+def raised(contrast: np.ndarray, relief: Relief, region: RegionGeometry) -> np.ndarray:
     """Contrast (H, W) with borders as raised as the photo's: its rim, less and less up to `RIM` px under them.
 
     And less where it is weaker than the stitches are, for then it says little, and they go on to the border.
     """
     power = float(np.square(relief.contrast[relief.clear]).mean())
-    share = min(1.0, float(np.square(relief.rim[:_TOLD]).mean()) / max(power, 1e-6))
+    share = min(1.0, float(np.square(relief.rim[:_RAISED_DEPTH]).mean()) / max(power, 1e-6))
     around = np.c_[relief.rim, relief.rim[:, :1]].astype(np.float32)
-    depth = np.clip(place.distance, 0, RIM - 1).astype(np.float32)
-    rim_contrast = cv2.remap(around, facing(place), depth, cv2.INTER_LINEAR)
-    share = share * np.clip(1 - place.distance / RIM, 0, 1) * (place.labels > 0)
+    depth = np.clip(region.distance, 0, RIM - 1).astype(np.float32)
+    rim_contrast = cv2.remap(around, facing(region), depth, cv2.INTER_LINEAR)
+    share = share * np.clip(1 - region.distance / RIM, 0, 1) * (region.labels > 0)
     return contrast + share * (rim_contrast - contrast)
 
 
