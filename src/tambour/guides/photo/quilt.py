@@ -180,8 +180,8 @@ class Quilt:
             for left in range(0, label.shape[1] - side + 1, side - over):
                 box = np.s_[top : top + side, left : left + side]
                 here = label[box]
-                for label in np.unique(here[(here > 0) & ~done[box]]):
-                    own = here == label
+                for number in np.unique(here[(here > 0) & ~done[box]]):
+                    own = here == number
                     need = own & ~done[box]
                     way = 0.5 * math.atan2(sine[box][need].sum(), cosine[box][need].sum())
                     pieces = self._nearest(round(way / math.pi * BINS) % BINS)
