@@ -7,6 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from tambour.imaging.colour import luminance_of_lightness
+
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # of places that are darker
 PLAIN, SPAN = 40.0, 35.0  # L* of the yarn on which contrast is kept, and of a step of it
 _STEPS = (-0.8, 1.7)  # of `SPAN`: L* 12 to 99
@@ -51,13 +53,8 @@ class YarnToneCurve:
         weight = np.diff([0, *middles, 1])
         around = flat
         for _ in range(8):
-            seen = luminance_of(np.clip(around[:, None] + contrast * (around[:, None] + 16), 0, 100)) @ weight
-            around = np.minimum((around + 16) * np.cbrt(luminance_of(flat) / seen) - 16, flat)
+            seen = luminance_of_lightness(np.clip(around[:, None] + contrast * (around[:, None] + 16), 0, 100)) @ weight
+            around = np.minimum((around + 16) * np.cbrt(luminance_of_lightness(flat) / seen) - 16, flat)
         around, bright = flat + _AS_LIGHT * flat / 100 * (around - flat), contrast[:, SHARES.index(_BRIGHT)]
         around = around - np.maximum(around - (100 - 16 * bright) / (1 + bright), 0) / 2
         return flat, np.maximum(around, flat - _FALL)
-
-
-def luminance_of(lightness: np.ndarray) -> np.ndarray:
-    """Y of L* (CIE 1976), of a white of 1."""
-    return np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness / 903.3)

@@ -7,11 +7,17 @@ import numpy as np
 
 from tambour.guides.photo.geometry import RegionGeometry, facing
 from tambour.guides.photo.relief import OPEN, RIM, Relief
-from tambour.guides.photo.tones import YarnToneCurve, luminance_of
-from tambour.imaging.colour import lab_to_rgb, rgb_to_lab
+from tambour.guides.photo.tones import YarnToneCurve
+from tambour.imaging.colour import (
+    LUMINANCE,
+    lab_to_rgb,
+    linear_to_srgb,
+    luminance_of_lightness,
+    rgb_to_lab,
+    srgb_to_linear,
+)
 
 _SHINE = 1.8  # times what a flat colour reflects, from which on light counts as a highlight
-_LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
 _RAISED_DEPTH = 3  # px under a border, that say how raised it is
 _THREAD = 0.35  # contrast in open work that is all thread
 
@@ -79,11 +85,8 @@ def relit(colours: np.ndarray, lightness: np.ndarray) -> np.ndarray:
     Light and shade multiply what a colour reflects; what is brighter than `_SHINE` times the colour is a highlight, the
     light's own colour, and is added. Channels are cut at white, as in a photo.
     """
-    srgb = colours.astype(np.float32) / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    wanted = luminance_of(np.asarray(lightness, np.float32))
-    own = np.maximum(linear @ _LUMINANCE, 1e-4)
+    linear = srgb_to_linear(colours.astype(np.float32) / 255)
+    wanted = luminance_of_lightness(np.asarray(lightness, np.float32))
+    own = np.maximum(linear @ LUMINANCE, 1e-4)
     lit = linear * np.minimum(wanted / own, _SHINE)[..., None] + np.maximum(wanted - _SHINE * own, 0)[..., None]
-    lit = np.clip(lit, 0, 1)
-    srgb = np.where(lit <= 0.0031308, lit * 12.92, 1.055 * np.maximum(lit, 1e-6) ** (1 / 2.4) - 0.055)
-    return np.rint(255 * srgb).astype(np.uint8)
+    return np.rint(255 * linear_to_srgb(np.clip(lit, 0, 1))).astype(np.uint8)
